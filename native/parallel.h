@@ -1,0 +1,47 @@
+// A persistent pool of threads and one way to use it: numbered tasks, handed out by an atomic counter, the caller
+// taking part. Nothing waits at a barrier inside a job, so a thread that loses its core delays only its own task.
+// Results must not depend on which thread runs a task: reductions go through per-task partial sums.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mone {
+
+/** Threads that work on a job, the caller included. Joins and restarts the pool; not during a job. */
+void setThreads(int count);
+int threads();
+
+/** Which of the threads this is: 0 the caller, 1.. the pool. For per-thread scratch memory. */
+int threadIndex();
+
+/** Scratch memory of the calling thread, 64-byte aligned, kept between jobs; `slot` 0..3 tells uses apart. */
+void* threadScratch(int slot, size_t bytes);
+
+void runTasks(int64_t count, void (*task)(void* context, int64_t index), void* context);
+
+/** Calls f(index) for index = 0..count-1, on all threads. */
+template <class F>
+void parallel(int64_t count, F&& f) {
+  runTasks(count, [](void* context, int64_t index) { (*static_cast<F*>(context))(index); }, &f);
+}
+
+/**
+ * Calls f(begin, end) on pieces of 0..count. `grain` is how many items are worth a task (about 20 us of work);
+ * a single piece runs on the caller without waking anybody.
+ */
+template <class F>
+void parallelRange(int64_t count, int64_t grain, F&& f) {
+  if (grain < 1) grain = 1;
+  const int64_t pieces = (count + grain - 1) / grain;
+  if (pieces <= 1) {
+    if (count > 0) f(int64_t(0), count);
+    return;
+  }
+  parallel(pieces, [&](int64_t piece) {
+    const int64_t begin = piece * grain;
+    f(begin, begin + grain < count ? begin + grain : count);
+  });
+}
+
+}  // namespace mone

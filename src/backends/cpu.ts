@@ -1,0 +1,177 @@
+// The CPU backend: the native addon's kernels, at the best instruction level the machine has. The only file in
+// kernels, backends, tensor, mone, model and infer that imports Node modules.
+//
+// MONE_LEVEL=amx|avx512bf16|avx512|avx2|portable chooses a lower level (tests run all of them);
+// MONE_LEVEL=reference refuses the addon.
+
+import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
+import { UsageError } from "../errors.ts";
+import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
+import {
+  type BufferDecls,
+  type DType,
+  type Kernel,
+  type ParamDecls,
+  type ParamsOf,
+  signature,
+} from "../kernels/kernel.ts";
+import {
+  type Backend,
+  type BuffersOf,
+  checkCall,
+  type DeviceBuffer,
+  type HostArray,
+  type SupportTable,
+} from "./backend.ts";
+import { HostMemory } from "./hostMemory.ts";
+import { ReferenceBackend } from "./reference.ts";
+
+/** What native/addon.cc exports. */
+interface Addon {
+  levels(): string[];
+  open(level: string, threads: number): { signatures: string[]; nativeBf16: boolean };
+  run(index: number, buffers: (Float32Array | Uint32Array)[], params: Float64Array): void;
+  allocate(bytes: number): ArrayBuffer;
+}
+
+/** Every place where the addon may lie, with what went wrong there. */
+function loadAddon(): { addon: Addon } | { failure: string } {
+  const require = createRequire(import.meta.url);
+  const attempts: string[] = [];
+  for (const path of ["../../native/build/Release/mone.node"]) {
+    try {
+      return { addon: require(path) as Addon };
+    } catch (error) {
+      attempts.push(`${path}: ${(error as Error).message.split("\n")[0]}`);
+    }
+  }
+  return { failure: attempts.join("; ") };
+}
+
+export interface CpuOptions {
+  /** Threads that work on a kernel, the caller included. Default: as many as the machine has. */
+  threads?: number;
+  /** Instruction level; default: `MONE_LEVEL`, else the best one. */
+  level?: string;
+}
+
+/** The instruction levels this machine can run, best first; empty without the native addon. */
+export function cpuLevels(): string[] {
+  const loaded = loadAddon();
+  return "addon" in loaded ? loaded.addon.levels() : [];
+}
+
+/**
+ * Opens the best backend this installation has: native kernels, or the reference backend where they are missing,
+ * which `announce` is told about.
+ * @throws UsageError for a level or a thread count that the machine cannot provide.
+ */
+export function openBackend(
+  options: CpuOptions = {},
+  announce: (line: string) => void = console.error,
+): Backend {
+  const level = options.level ?? process.env.MONE_LEVEL;
+  if (level === "reference") {
+    announce(
+      "Using the reference backend as asked for: correct, but hundreds of times slower than native kernels.",
+    );
+    return new ReferenceBackend();
+  }
+  const loaded = loadAddon();
+  if ("failure" in loaded) {
+    announce(
+      `The native kernels could not be loaded (${loaded.failure}), so the slow reference backend is used; ` +
+        "install a C++20 compiler, make and Python 3, then run: node scripts/build-native.mjs",
+    );
+    return new ReferenceBackend();
+  }
+  return new CpuBackend(loaded.addon, { ...options, level });
+}
+
+class CpuBackend implements Backend {
+  readonly name: string;
+  readonly nativeBf16: boolean;
+  readonly support: SupportTable;
+  readonly #addon: Addon;
+  readonly #memory: HostMemory;
+  readonly #index = new Map<string, number>();
+  /** Parameter values of the call being made: the addon copies them before it runs. */
+  readonly #params = new Float64Array(16);
+
+  constructor(addon: Addon, { threads = availableParallelism(), level }: CpuOptions) {
+    const levels = addon.levels();
+    const chosen = level ?? levels[0];
+    if (!levels.includes(chosen)) {
+      throw new UsageError(
+        `This machine cannot run instruction level "${chosen}"; it has ${levels.join(", ")}.`,
+      );
+    }
+    if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
+      throw new UsageError(`The number of threads must be an integer from 1 to 1024, not ${threads}.`);
+    }
+    const { signatures, nativeBf16 } = addon.open(chosen, threads);
+    this.#addon = addon;
+    this.name = `cpu (${chosen}, ${threads} ${threads === 1 ? "thread" : "threads"})`;
+    this.nativeBf16 = nativeBf16;
+    this.#memory = new HostMemory((bytes) => addon.allocate(bytes));
+    this.support = checkTable(signatures);
+    signatures.forEach((line, index) => {
+      this.#index.set(line.slice(0, line.indexOf(":")), index);
+    });
+  }
+
+  get bytesInUse(): number {
+    return this.#memory.bytesInUse;
+  }
+
+  allocate(dtype: DType, length: number): DeviceBuffer {
+    return this.#memory.allocate(dtype, length);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    this.#memory.free(buffer);
+  }
+
+  write(buffer: DeviceBuffer, data: HostArray, offset = 0): void {
+    this.#memory.write(buffer, data, offset);
+  }
+
+  run<B extends BufferDecls, P extends ParamDecls>(
+    kernel: Kernel<string, B, P>,
+    buffers: BuffersOf<B>,
+    params: ParamsOf<P>,
+  ): void {
+    checkCall(kernel, buffers, params);
+    const index = this.#index.get(kernel.name);
+    if (index === undefined) throw new Error(`${kernel.name} is not in the native table`);
+    const arrays: (Float32Array | Uint32Array)[] = [];
+    for (const name in kernel.buffers) arrays.push(this.#memory.array(buffers[name]));
+    let count = 0;
+    for (const name in kernel.params) this.#params[count++] = params[name];
+    this.#addon.run(index, arrays, this.#params.subarray(0, count));
+  }
+
+  // Kernels run on this thread, so everything enqueued is done; the turn lets signals and timers through.
+  async read(buffer: DeviceBuffer, offset = 0, length?: number): Promise<HostArray> {
+    await new Promise((resolve) => setImmediate(resolve));
+    return this.#memory.copyOut(buffer, offset, length);
+  }
+
+  close(): void {
+    this.#memory.close();
+  }
+}
+
+/** Compares the addon's table with the catalogue; a stale build must not compute something else. */
+function checkTable(signatures: readonly string[]): SupportTable {
+  const native = new Set(signatures);
+  const wrong = kernelNames.filter((name) => !native.has(signature(catalogue[name])));
+  if (wrong.length > 0 || signatures.length !== kernelNames.length) {
+    const names = wrong.length > 0 ? wrong.join(", ") : "extra kernels";
+    throw new Error(
+      `The native addon and the catalogue differ (${names}): rebuild it with node scripts/build-native.mjs`,
+    );
+  }
+  return Object.fromEntries(kernelNames.map((name: KernelName) => [name, "native"])) as SupportTable;
+}

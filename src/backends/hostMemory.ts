@@ -1,0 +1,83 @@
+// Memory of the backends that live in the host's own address space (reference, cpu): typed arrays with a pool, so
+// that a training step finds the memory of the previous one instead of asking the system for it again.
+
+import type { DType } from "../kernels/kernel.ts";
+import type { DeviceBuffer, HostArray } from "./backend.ts";
+
+export interface HostBuffer extends DeviceBuffer {
+  readonly array: Float32Array | Uint32Array;
+}
+
+export class HostMemory {
+  readonly #allocateBytes: (bytes: number) => ArrayBuffer;
+  /** Free memory by size class. */
+  readonly #free = new Map<number, ArrayBuffer[]>();
+  readonly #live = new Set<HostBuffer>();
+  #bytesInUse = 0;
+
+  constructor(allocateBytes: (bytes: number) => ArrayBuffer) {
+    this.#allocateBytes = allocateBytes;
+  }
+
+  get bytesInUse(): number {
+    return this.#bytesInUse;
+  }
+
+  allocate(dtype: DType, length: number): HostBuffer {
+    const bytes = sizeClass(4 * length);
+    const memory = this.#free.get(bytes)?.pop() ?? this.#allocateBytes(bytes);
+    const array = dtype === "f32" ? new Float32Array(memory, 0, length) : new Uint32Array(memory, 0, length);
+    const buffer: HostBuffer = { dtype, length, array };
+    this.#live.add(buffer);
+    this.#bytesInUse += bytes;
+    return buffer;
+  }
+
+  free(buffer: DeviceBuffer): void {
+    const host = buffer as HostBuffer;
+    if (!this.#live.delete(host))
+      throw new Error("a buffer was freed twice, or by a backend that did not make it");
+    const memory = host.array.buffer as ArrayBuffer;
+    this.#bytesInUse -= memory.byteLength;
+    const list = this.#free.get(memory.byteLength);
+    if (list) list.push(memory);
+    else this.#free.set(memory.byteLength, [memory]);
+  }
+
+  /** The array behind a buffer; throws if the buffer was freed. */
+  array(buffer: DeviceBuffer): Float32Array | Uint32Array {
+    const host = buffer as HostBuffer;
+    if (!this.#live.has(host)) throw new Error("a buffer is used after it was freed");
+    return host.array;
+  }
+
+  write(buffer: DeviceBuffer, data: HostArray, offset: number): void {
+    const array = this.array(buffer);
+    if (offset + data.length > array.length) {
+      throw new Error(`write of ${data.length} elements at ${offset} into a buffer of ${array.length}`);
+    }
+    array.set(data, offset);
+  }
+
+  copyOut(buffer: DeviceBuffer, offset: number, length: number | undefined): HostArray {
+    return this.array(buffer).slice(offset, length === undefined ? undefined : offset + length);
+  }
+
+  close(): void {
+    this.#free.clear();
+    this.#live.clear();
+    this.#bytesInUse = 0;
+  }
+}
+
+/** Sizes are rounded up by at most 1/8, so that buffers of nearly equal length share memory. */
+function sizeClass(bytes: number): number {
+  if (bytes <= 4096) return Math.max(64, 2 ** Math.ceil(Math.log2(bytes)));
+  const step = 2 ** Math.floor(Math.log2(bytes - 1)) / 8;
+  return Math.ceil(bytes / step) * step;
+}
+
+/** Lets timers, signals and input run: kernels of these backends keep the thread busy. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
