@@ -9,6 +9,7 @@ import {
   neuronBalanceGrad,
   neuronUsage,
 } from "./balance.ts";
+import { cachedAttention, storeRows } from "./cachedAttention.ts";
 import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
 import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
@@ -42,6 +43,8 @@ export const catalogue = {
   rope,
   attention,
   attentionGrad,
+  storeRows,
+  cachedAttention,
   routerTopK,
   routerTopKGrad,
   groupByExpert,

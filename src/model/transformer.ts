@@ -1,0 +1,177 @@
+// The decoder: embedding, then per layer x += attention(norm(x)), x += feed-forward(norm(x)), then a norm. Dense,
+// MoE and MoNE models are this one path; K = F of config.ts makes a MoNE a MoE. How queries meet keys is the
+// caller's choice (`attend`): training attends within its batch, generation over a cache.
+// Letters: T tokens, D width, H C query width, G C key width, E experts, F neurons.
+
+import type { Backend } from "../backends/backend.ts";
+import { denseExpert } from "../mone/expert.ts";
+import { type LayerOutput, mixtureLayer } from "../mone/layer.ts";
+import { RandomStream } from "../random.ts";
+import { add, embedding, linear, rmsNorm, rope } from "../tensor/ops.ts";
+import type { Tape } from "../tensor/tape.ts";
+import { Parameter, sizeOf, Tensor } from "../tensor/tensor.ts";
+import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
+import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
+import { ropeTable } from "./rope.ts";
+
+/** How a layer's queries attend: q_T(H C), k_T(G C), v_T(G C), rotated already, to o_T(H C). */
+export type Attend = (tape: Tape, layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
+
+export interface ForwardOptions {
+  readonly attend: Attend;
+  /** Round operands of large matrix products to bf16. */
+  readonly bf16: boolean;
+  /** Compute balance losses and usage. */
+  readonly balance: boolean;
+}
+
+export interface ForwardOutput {
+  /** After the last norm, before the head: [T, D]. */
+  readonly hidden: Tensor;
+  /** Balance of each sparse layer, in order; outputs inside are not kept. */
+  readonly layers: readonly Pick<LayerOutput, "balanceLoss" | "usage">[];
+}
+
+export class Transformer {
+  readonly config: ModelConfig;
+  readonly backend: Backend;
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  readonly #ropeTable: Tensor;
+
+  /** Allocates all parameters, with undefined content: follow with `initialise` or load them. */
+  constructor(config: ModelConfig, backend: Backend) {
+    this.config = config;
+    this.backend = backend;
+    this.parameters = new Map(
+      parameterSpecs(config).map(({ name, shape, init }) => [
+        name,
+        new Parameter(name, backend.allocate("f32", sizeOf(shape)), shape, init !== "ones"),
+      ]),
+    );
+    const positions = config.max_position_embeddings;
+    this.#ropeTable = new Tensor(backend.allocate("f32", positions * config.head_dim), [
+      positions,
+      config.head_dim,
+    ]);
+    backend.write(this.#ropeTable.buffer, ropeTable(positions, config.head_dim, config.rope_theta));
+  }
+
+  /** Sets every parameter from the seed; each has its own stream, so none depends on the others. */
+  initialise(seed: number): void {
+    for (const spec of parameterSpecs(this.config)) {
+      this.backend.write(this.parameter(spec.name).buffer, initialValue(spec, seed));
+    }
+  }
+
+  parameter(name: string): Parameter {
+    const parameter = this.parameters.get(name);
+    if (!parameter) throw new Error(`the model has no parameter ${name}`);
+    return parameter;
+  }
+
+  /** The output head [V, D]. */
+  get head(): Parameter {
+    return this.parameter(this.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+  }
+
+  /** Runs ids_T at positions_T through all layers. */
+  forward(tape: Tape, ids: Tensor, positions: Tensor, options: ForwardOptions): ForwardOutput {
+    const layers: ForwardOutput["layers"][number][] = [];
+    let x = embedding(tape, ids, this.parameter("model.embed_tokens.weight"));
+    for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
+      x = tape.scope(() => {
+        const attended = add(tape, x, this.#attention(tape, layer, x, positions, options));
+        return add(tape, attended, this.#feedForward(tape, layer, attended, options, layers));
+      });
+    }
+    const hidden = this.#norm(tape, x, "model.norm");
+    return { hidden, layers };
+  }
+
+  #norm(tape: Tape, x: Tensor, name: string): Tensor {
+    return rmsNorm(tape, x, this.parameter(`${name}.weight`), this.config.rms_norm_eps);
+  }
+
+  #attention(
+    tape: Tape,
+    layer: number,
+    x: Tensor,
+    positions: Tensor,
+    { attend, bf16 }: ForwardOptions,
+  ): Tensor {
+    const at = `model.layers.${layer}.self_attn`;
+    const normed = this.#norm(tape, x, `model.layers.${layer}.input_layernorm`);
+    const project = (name: string) => linear(tape, normed, this.parameter(`${at}.${name}_proj.weight`), bf16);
+    const rotate = (name: "q" | "k") => {
+      const projected = project(name);
+      const ready = this.config.qk_norm ? this.#norm(tape, projected, `${at}.${name}_norm`) : projected;
+      return rope(tape, ready, this.#ropeTable, positions);
+    };
+    const attended = attend(tape, layer, rotate("q"), rotate("k"), project("v"));
+    return linear(tape, attended, this.parameter(`${at}.o_proj.weight`), bf16);
+  }
+
+  #feedForward(
+    tape: Tape,
+    layer: number,
+    x: Tensor,
+    { bf16, balance }: ForwardOptions,
+    layers: Pick<LayerOutput, "balanceLoss" | "usage">[],
+  ): Tensor {
+    const { config } = this;
+    const at = `model.layers.${layer}.mlp`;
+    const normed = this.#norm(tape, x, `model.layers.${layer}.post_attention_layernorm`);
+    const weights = (prefix: string, suffix: string) => ({
+      gate: this.parameter(`${prefix}.gate_proj${suffix}`),
+      up: this.parameter(`${prefix}.up_proj${suffix}`),
+      down: this.parameter(`${prefix}.down_proj${suffix}`),
+    });
+    const common = { activation: config.hidden_act, bf16 };
+    if (!isSparseLayer(config, layer)) {
+      const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
+      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }).output;
+    }
+    const { output, balanceLoss, usage } = mixtureLayer(
+      tape,
+      normed,
+      { ...weights(`${at}.experts`, ""), router: this.parameter(`${at}.gate.weight`) },
+      {
+        ...common,
+        kept: keptNeurons(config),
+        active: config.num_experts_per_tok,
+        normaliseWeights: config.norm_topk_prob,
+        neuronScore: config.neuron_aux_loss,
+        balance,
+      },
+    );
+    if (balance) layers.push({ balanceLoss, usage });
+    for (const tensor of [
+      balanceLoss.experts,
+      balanceLoss.neurons,
+      balance && usage.experts,
+      usage.neurons,
+    ]) {
+      if (tensor) tape.keep(tensor);
+    }
+    if (config.shared_expert_intermediate_size === 0) return output;
+    const kept = config.shared_expert_intermediate_size;
+    const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
+    return add(tape, output, shared.output);
+  }
+
+  /** Gives all memory back. */
+  close(): void {
+    for (const parameter of this.parameters.values()) {
+      this.backend.free(parameter.buffer);
+      if (parameter.gradient) this.backend.free(parameter.gradient.buffer);
+    }
+    this.backend.free(this.#ropeTable.buffer);
+  }
+}
+
+function initialValue({ name, shape, init }: ParameterSpec, seed: number): Float32Array {
+  const values = new Float32Array(sizeOf(shape));
+  if (init === "ones") values.fill(1);
+  else new RandomStream(seed, `init/${name}`).fillNormal(values, init);
+  return values;
+}

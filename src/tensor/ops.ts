@@ -1,0 +1,184 @@
+// Kernels with shapes: each function reads the sizes off its tensors, calls one kernel on the tape, and names the
+// shapes of what comes out. Letters: T tokens, D width, E experts, A experts per token, F neurons, V vocabulary.
+
+import type { Activation } from "../kernels/activation.ts";
+import { activations } from "../kernels/activation.ts";
+import { catalogue as k } from "../kernels/catalogue.ts";
+import { keepWords } from "../kernels/neuronTopK.ts";
+import type { Tape } from "./tape.ts";
+import { sizeOf, type Tensor } from "./tensor.ts";
+
+/** A shape's leading extents as one, and its last extent. */
+function rowsAndWidth(tensor: Tensor): [rows: number, width: number] {
+  const width = tensor.shape[tensor.shape.length - 1];
+  return [sizeOf(tensor.shape) / width, width];
+}
+
+/** table_VD rows for ids_T: [T, D]. Also picks rows of any matrix. */
+export function embedding(tape: Tape, ids: Tensor, table: Tensor): Tensor {
+  const [vocab, width] = table.shape;
+  const tokens = ids.size;
+  return tape.call(k.embedding, { ids, table }, { tokens, width, vocab }, { y: [tokens, width] }).y;
+}
+
+/** x_MK w_NK^T: [M, N]. `bf16` rounds both operands. */
+export function linear(tape: Tape, x: Tensor, w: Tensor, bf16: boolean): Tensor {
+  const [m, kk] = rowsAndWidth(x);
+  const [n] = w.shape;
+  const params = { m, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0 };
+  return tape.call(k.linear, { x, w }, params, { y: [m, n] }).y;
+}
+
+/** x_RK w_ENK[e]^T for the rows offsets_E1[e]..offsets_E1[e + 1] of each expert: [R, N]. */
+export function groupedLinear(tape: Tape, x: Tensor, w: Tensor, offsets: Tensor, bf16: boolean): Tensor {
+  const [rows] = rowsAndWidth(x);
+  const [groups, n, kk] = w.shape;
+  const params = { groups, rows, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0 };
+  return tape.call(k.groupedLinear, { x, w, offsets }, params, { y: [rows, n] }).y;
+}
+
+/** RMSNorm over rows of weight's width; the shape of x stays. */
+export function rmsNorm(tape: Tape, x: Tensor, weight: Tensor, eps: number): Tensor {
+  const width = weight.size;
+  const rows = x.size / width;
+  return tape.call(k.rmsNorm, { x, weight }, { rows, width, eps }, { y: x.shape, rstd: [rows] }).y;
+}
+
+/** Rotary embedding of x_T(H C) at positions_T; table_PC as in kernels/rope.ts. */
+export function rope(tape: Tape, x: Tensor, table: Tensor, positions: Tensor): Tensor {
+  const [maxPositions, headDim] = table.shape;
+  const tokens = positions.size;
+  const heads = x.size / tokens / headDim;
+  const params = { tokens, heads, headDim, maxPositions, inverse: 0, accumulate: 0 };
+  return tape.call(k.rope, { x, table, positions }, params, { y: x.shape }).y;
+}
+
+export interface AttentionShape {
+  batch: number;
+  seq: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  /** 0: every earlier token is visible. */
+  window: number;
+}
+
+/** Causal attention of q_T(H C) over k_T(G C), v_T(G C): [T, H C]. */
+export function attention(tape: Tape, q: Tensor, key: Tensor, v: Tensor, shape: AttentionShape): Tensor {
+  const params = { ...shape, scale: shape.headDim ** -0.5 };
+  const rows = shape.batch * shape.seq * shape.heads;
+  return tape.call(k.attention, { q, k: key, v }, params, { o: q.shape, lse: [rows] }).o;
+}
+
+export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
+  return tape.call(k.add, { a, b }, { n: a.size }, { y: a.shape }).y;
+}
+
+/** probs_TE, and the best A experts of each token: ids_TA, weights_TA. */
+export function routerTopK(tape: Tape, logits: Tensor, active: number, normalise: boolean) {
+  const [tokens, experts] = logits.shape;
+  return tape.call(
+    k.routerTopK,
+    { logits },
+    { tokens, experts, active, normalise: normalise ? 1 : 0 },
+    { probs: [tokens, experts], ids: [tokens, active], weights: [tokens, active] },
+  );
+}
+
+/** offsets_E1, rowOfSlot_TA, slotOfRow_R for ids_TA. */
+export function groupByExpert(tape: Tape, ids: Tensor, experts: number) {
+  const [tokens, active] = ids.shape;
+  const slots = [tokens * active];
+  return tape.run(
+    k.groupByExpert,
+    { ids },
+    { tokens, experts, active },
+    { offsets: [experts + 1], rowOfSlot: slots, slotOfRow: slots },
+  );
+}
+
+/** The two directions between slots and rows, from groupByExpert. */
+export interface RowMap {
+  readonly rowOfSlot: Tensor;
+  readonly slotOfRow: Tensor;
+}
+
+/** x_TD copied to the rows of each token's experts: [R, D]. */
+export function dispatch(tape: Tape, x: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
+  const [tokens, width] = x.shape;
+  const active = rowOfSlot.size / tokens;
+  const inputs = { x, rowOfSlot, slotOfRow };
+  return tape.call(k.dispatch, inputs, { tokens, active, width }, { y: [tokens * active, width] }).y;
+}
+
+/** Rows x_RD weighted by weights_TA and added up per token: [T, D]. */
+export function combine(tape: Tape, x: Tensor, weights: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
+  const [tokens, active] = weights.shape;
+  const [, width] = x.shape;
+  const inputs = { x, weights, rowOfSlot, slotOfRow };
+  return tape.call(k.combine, inputs, { tokens, active, width }, { y: [tokens, width] }).y;
+}
+
+/** hidden_RF = act(gate_RF) * up_RF for the `kept` neurons of largest |act(gate)| per row; keep_RW as bits. */
+export function neuronTopK(tape: Tape, gate: Tensor, up: Tensor, kept: number, activation: Activation) {
+  const [rows, width] = gate.shape;
+  const params = { rows, width, kept, activation: activations[activation] };
+  return tape.call(k.neuronTopK, { gate, up }, params, {
+    hidden: gate.shape,
+    keep: [rows, keepWords(width)],
+  });
+}
+
+/** How many rows of each expert keep each neuron: usage_EF. */
+export function neuronUsage(tape: Tape, keep: Tensor, offsets: Tensor, width: number): Tensor {
+  const groups = offsets.size - 1;
+  const params = { groups, rows: keep.shape[0], width, accumulate: 0 };
+  return tape.run(k.neuronUsage, { keep, offsets }, params, { usage: [groups, width] }).usage;
+}
+
+/** Switch-style loss over experts from probs_TE: one number, 1 when balanced. */
+export function expertBalance(tape: Tape, probs: Tensor, offsets: Tensor, active: number): Tensor {
+  const [tokens, experts] = probs.shape;
+  return tape.call(k.expertBalance, { probs, offsets }, { tokens, experts, active }, { loss: [1] }).loss;
+}
+
+/** How the score of a neuron enters its balance loss (docs: src/mone/README.md). */
+export interface NeuronScore {
+  /** `l1`: |G_j| / sum of |G|, so that balance gives 1; `none`: |G_j|. */
+  readonly normalise: "l1" | "none";
+  /** `all` neurons have a score; `topk`: only the kept ones. */
+  readonly masked: "all" | "topk";
+}
+
+/** NG-LBL of gate_RF with the kept sets and their usage: one number. */
+export function neuronBalance(
+  tape: Tape,
+  { gate, keep, offsets, usage }: { gate: Tensor; keep: Tensor; offsets: Tensor; usage: Tensor },
+  kept: number,
+  activation: Activation,
+  score: NeuronScore,
+): Tensor {
+  const [rows, width] = gate.shape;
+  const params = {
+    groups: offsets.size - 1,
+    rows,
+    width,
+    kept,
+    activation: activations[activation],
+    normalise: score.normalise === "l1" ? 1 : 0,
+    masked: score.masked === "topk" ? 1 : 0,
+  };
+  return tape.call(k.neuronBalance, { gate, keep, offsets, usage }, params, { loss: [1] }).loss;
+}
+
+/** Mean cross entropy of softmax(hidden_TD weight_VD^T) at targets_T, and the loss of each token. */
+export function headCrossEntropy(tape: Tape, hidden: Tensor, weight: Tensor, targets: Tensor, bf16: boolean) {
+  const [tokens, width] = hidden.shape;
+  const [vocab] = weight.shape;
+  return tape.call(
+    k.headCrossEntropy,
+    { hidden, weight, targets },
+    { tokens, width, vocab, bf16: bf16 ? 1 : 0 },
+    { loss: [1], losses: [tokens], lse: [tokens] },
+  );
+}

@@ -1,0 +1,230 @@
+// The tape: runs kernels forward, remembers the calls, runs their gradient rules backwards, and owns every
+// intermediate of a step. Without recording it is the same interface for inference, with nothing remembered.
+//
+// A kernel with float inputs can only be called if it has a gradient rule: `call` takes DifferentiableKernel. `run`
+// takes bookkeeping kernels, which read integers only. So a missing gradient is a compile error.
+
+import type { Backend, DeviceBuffer, HostArray } from "../backends/backend.ts";
+import { fill } from "../kernels/elementwise.ts";
+import type {
+  AnyKernel,
+  BufferDecls,
+  DifferentiableKernel,
+  GradientContext,
+  Kernel,
+  KeysOf,
+  ParamDecls,
+  ParamsOf,
+} from "../kernels/kernel.ts";
+import { Parameter, sizeOf, Tensor } from "./tensor.ts";
+
+type Inputs<B extends BufferDecls> = { readonly [K in KeysOf<B, "in">]: Tensor };
+type OutputKeys<B extends BufferDecls> = KeysOf<B, "out" | "inout">;
+type Shapes<B extends BufferDecls> = { readonly [K in OutputKeys<B>]: readonly number[] };
+type Outputs<B extends BufferDecls> = { readonly [K in OutputKeys<B>]: Tensor };
+
+/** Kernels without float inputs: nothing can flow back through them. */
+type Bookkeeping<B extends BufferDecls> = "in f32" extends B[keyof B] ? never : unknown;
+
+/** One recorded call. */
+interface Call {
+  readonly kernel: AnyKernel & { gradient: NonNullable<AnyKernel["gradient"]> };
+  readonly tensors: Readonly<Record<string, Tensor>>;
+  readonly params: Readonly<Record<string, number>>;
+}
+
+export class Tape {
+  readonly backend: Backend;
+  readonly recording: boolean;
+  readonly #calls: Call[] = [];
+  /** Intermediates that are still alive. */
+  readonly #owned = new Set<Tensor>();
+  readonly #kept = new Set<Tensor>();
+
+  constructor(backend: Backend, { recording }: { recording: boolean }) {
+    this.backend = backend;
+    this.recording = recording;
+  }
+
+  /** An intermediate with undefined content. */
+  allocate(dtype: "f32" | "u32", shape: readonly number[]): Tensor {
+    const tensor = new Tensor(this.backend.allocate(dtype, sizeOf(shape)), shape);
+    this.#owned.add(tensor);
+    return tensor;
+  }
+
+  /** A constant from the host. */
+  constant(data: HostArray, shape: readonly number[]): Tensor {
+    const tensor = this.allocate(data instanceof Uint32Array ? "u32" : "f32", shape);
+    this.backend.write(tensor.buffer, data);
+    return tensor;
+  }
+
+  /** Runs a differentiable kernel; outputs get fresh memory of the given shapes. */
+  call<N extends string, B extends BufferDecls, P extends ParamDecls>(
+    kernel: DifferentiableKernel<N, B, P>,
+    inputs: Inputs<B>,
+    params: ParamsOf<P>,
+    shapes: Shapes<B>,
+  ): Outputs<B> {
+    const { tensors, outputs } = this.#execute(kernel, inputs, params, shapes);
+    // The types of one call are checked above; the list holds calls of all kernels.
+    if (this.recording) this.#calls.push({ kernel: kernel as unknown as Call["kernel"], tensors, params });
+    return outputs;
+  }
+
+  /** Runs a kernel that reads integers only, such as grouping rows by expert. */
+  run<N extends string, B extends BufferDecls, P extends ParamDecls>(
+    kernel: Kernel<N, B, P> & Bookkeeping<B>,
+    inputs: Inputs<B>,
+    params: ParamsOf<P>,
+    shapes: Shapes<B>,
+  ): Outputs<B> {
+    return this.#execute(kernel, inputs, params, shapes).outputs;
+  }
+
+  /** Runs a kernel that has no gradient; only for inference. @throws if this tape records. */
+  infer<N extends string, B extends BufferDecls, P extends ParamDecls>(
+    kernel: Kernel<N, B, P>,
+    inputs: Inputs<B>,
+    params: ParamsOf<P>,
+    shapes: Shapes<B>,
+  ): Outputs<B> {
+    if (this.recording) throw new Error(`${kernel.name} has no gradient and cannot be recorded`);
+    return this.#execute(kernel, inputs, params, shapes).outputs;
+  }
+
+  #execute<B extends BufferDecls, P extends ParamDecls>(
+    kernel: Kernel<string, B, P>,
+    inputs: Inputs<B>,
+    params: ParamsOf<P>,
+    shapes: Shapes<B>,
+  ): { tensors: Record<string, Tensor>; outputs: Outputs<B> } {
+    const tensors: Record<string, Tensor> = { ...(inputs as Record<string, Tensor>) };
+    const outputs: Record<string, Tensor> = {};
+    for (const [name, shape] of Object.entries(shapes as Record<string, readonly number[]>)) {
+      const dtype = kernel.buffers[name].endsWith("u32") ? "u32" : "f32";
+      outputs[name] = tensors[name] = this.allocate(dtype, shape);
+    }
+    const buffers: Record<string, DeviceBuffer> = {};
+    for (const name in tensors) buffers[name] = tensors[name].buffer;
+    this.backend.run(kernel, buffers as { [K in keyof B]: DeviceBuffer }, params);
+    return { tensors, outputs: outputs as Outputs<B> };
+  }
+
+  /** Keeps a tensor's value through `backward`, which otherwise frees intermediates as it passes them. */
+  keep<T extends Tensor>(tensor: T): T {
+    this.#kept.add(tensor);
+    return tensor;
+  }
+
+  /**
+   * Frees what `body` allocates, except the tensors it returns. While recording it changes nothing: the backward
+   * pass needs the intermediates.
+   */
+  scope<R extends Tensor | readonly Tensor[]>(body: () => R): R {
+    if (this.recording) return body();
+    const before = new Set(this.#owned);
+    const result = body();
+    const survivors = new Set<Tensor>(Array.isArray(result) ? result : [result]);
+    for (const tensor of [...this.#owned]) {
+      if (!before.has(tensor) && !survivors.has(tensor) && !this.#kept.has(tensor)) this.#release(tensor);
+    }
+    return result;
+  }
+
+  /**
+   * Gradients of `sum of weight * loss` over the given one-element tensors, added to the gradients of all
+   * parameters that the losses depend on. Frees intermediates on the way. A tape runs backward once.
+   */
+  backward(objective: readonly { readonly loss: Tensor; readonly weight: number }[]): void {
+    if (!this.recording) throw new Error("this tape records nothing");
+    const gradients = new Map<Tensor, DeviceBuffer>();
+    for (const { loss, weight } of objective) {
+      if (loss.size !== 1) throw new Error(`an objective must be one number, not [${loss.shape}]`);
+      const seed = this.backend.allocate("f32", 1);
+      this.backend.run(fill, { y: seed }, { n: 1, value: weight });
+      gradients.set(loss, seed);
+    }
+    for (let i = this.#calls.length - 1; i >= 0; i--) this.#runRule(this.#calls[i], gradients);
+    this.#calls.length = 0;
+    for (const buffer of gradients.values()) this.backend.free(buffer);
+  }
+
+  #runRule(call: Call, gradients: Map<Tensor, DeviceBuffer>): void {
+    const { kernel, tensors, params } = call;
+    const { of, wrt, rule } = kernel.gradient;
+    const scratch: DeviceBuffer[] = [];
+    const allocateScratch = (dtype: "f32" | "u32", length: number) => {
+      const buffer = this.backend.allocate(dtype, length);
+      scratch.push(buffer);
+      return buffer;
+    };
+    const zeros = (length: number) => {
+      const buffer = allocateScratch("f32", length);
+      this.backend.run(fill, { y: buffer }, { n: length, value: 0 });
+      return buffer;
+    };
+    if (of.some((name) => gradients.has(tensors[name]))) {
+      const targets = new Map<string, { buffer: DeviceBuffer; accumulate: 0 | 1 }>();
+      const target = (name: string) => {
+        let entry = targets.get(name);
+        if (!entry) {
+          entry = this.#gradientOf(tensors[name], gradients);
+          targets.set(name, entry);
+        }
+        return entry;
+      };
+      const context: GradientContext<DeviceBuffer, BufferDecls, ParamDecls> = {
+        params,
+        value: (name) => tensors[name].buffer,
+        grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
+        target: (name) => target(name).buffer,
+        accumulate: (name) => target(name).accumulate,
+        scratch: allocateScratch,
+        run: (other, buffers, otherParams) => this.backend.run(other, buffers, otherParams),
+      };
+      rule(context);
+      for (const name of wrt) {
+        if (!targets.has(name)) throw new Error(`the gradient rule of ${kernel.name} left out ${name}`);
+      }
+    }
+    for (const buffer of scratch) this.backend.free(buffer);
+    // Whatever used these outputs came later on the tape and is done.
+    for (const name in kernel.buffers) {
+      if (kernel.buffers[name].startsWith("in ")) continue;
+      const gradient = gradients.get(tensors[name]);
+      if (gradient) this.backend.free(gradient);
+      gradients.delete(tensors[name]);
+      if (!this.#kept.has(tensors[name])) this.#release(tensors[name]);
+    }
+  }
+
+  /** Where a tensor's gradient is collected, and whether it holds something already. */
+  #gradientOf(
+    tensor: Tensor,
+    gradients: Map<Tensor, DeviceBuffer>,
+  ): { buffer: DeviceBuffer; accumulate: 0 | 1 } {
+    if (tensor instanceof Parameter) {
+      const accumulate = tensor.hasGradient ? 1 : 0;
+      tensor.hasGradient = true;
+      return { buffer: tensor.gradientTensor(this.backend).buffer, accumulate };
+    }
+    const existing = gradients.get(tensor);
+    if (existing) return { buffer: existing, accumulate: 1 };
+    const buffer = this.backend.allocate("f32", tensor.size);
+    gradients.set(tensor, buffer);
+    return { buffer, accumulate: 0 };
+  }
+
+  #release(tensor: Tensor): void {
+    if (this.#owned.delete(tensor)) this.backend.free(tensor.buffer);
+  }
+
+  /** Frees every intermediate. Tensors of this tape are unusable afterwards. */
+  release(): void {
+    for (const tensor of [...this.#owned]) this.#release(tensor);
+    this.#calls.length = 0;
+    this.#kept.clear();
+  }
+}

@@ -1,0 +1,56 @@
+// A tensor is a buffer with a shape; a parameter is a tensor that outlives steps and collects a gradient.
+// No mathematics here: that is kernels/, called through tape.ts.
+
+import type { Backend, DeviceBuffer } from "../backends/backend.ts";
+import type { DType } from "../kernels/kernel.ts";
+
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, extent) => product * extent, 1);
+}
+
+export class Tensor {
+  readonly buffer: DeviceBuffer;
+  readonly shape: readonly number[];
+
+  /** @param buffer row-major elements, at least as many as the shape has. */
+  constructor(buffer: DeviceBuffer, shape: readonly number[]) {
+    if (buffer.length < sizeOf(shape))
+      throw new Error(`${buffer.length} elements cannot have shape [${shape}]`);
+    this.buffer = buffer;
+    this.shape = shape;
+  }
+
+  get dtype(): DType {
+    return this.buffer.dtype;
+  }
+
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+}
+
+export class Parameter extends Tensor {
+  readonly name: string;
+  /** False for norm weights, which AdamW must not shrink. */
+  readonly decays: boolean;
+  /** Sum of the gradients since `clearGradient`; allocated at the first backward pass. */
+  gradient: Tensor | undefined;
+  /** Whether `gradient` holds anything yet; the first contribution overwrites instead of adding. */
+  hasGradient = false;
+
+  constructor(name: string, buffer: DeviceBuffer, shape: readonly number[], decays: boolean) {
+    super(buffer, shape);
+    this.name = name;
+    this.decays = decays;
+  }
+
+  clearGradient(): void {
+    this.hasGradient = false;
+  }
+
+  /** The gradient's tensor, allocated if this is the first time. */
+  gradientTensor(backend: Backend): Tensor {
+    this.gradient ??= new Tensor(backend.allocate("f32", this.size), this.shape);
+    return this.gradient;
+  }
+}

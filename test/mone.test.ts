@@ -1,0 +1,163 @@
+// One MoNE layer against an independent implementation in PyTorch (test/fixtures/train): outputs for every
+// activation, router choices, kept sets, both balance losses in all variants, and every gradient. On the reference
+// backend and on every instruction level.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import type { Backend } from "../src/backends/backend.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
+import type { Activation } from "../src/kernels/activation.ts";
+import { combine } from "../src/kernels/dispatch.ts";
+import { type LayerOptions, mixtureLayer } from "../src/mone/layer.ts";
+import type { NeuronScore } from "../src/mone/loadBalance.ts";
+import { Tape } from "../src/tensor/tape.ts";
+import { Parameter, sizeOf, type Tensor } from "../src/tensor/tensor.ts";
+import { allBackends, maxAbs, maxDifference } from "./support/backends.ts";
+
+const T = 12;
+const D = 16;
+const F = 8;
+const A = 2;
+
+interface Expected {
+  losses: { objective: number; expert_balance: number; neuron_balance: Record<string, number> };
+}
+
+function fixture(name: string) {
+  const path = new URL(`fixtures/train/${name}`, import.meta.url).pathname;
+  return {
+    file: SafetensorsFile.open(`${path}.safetensors`),
+    expected: JSON.parse(readFileSync(`${path}.json`, "utf8")) as Expected,
+  };
+}
+
+const OPTIONS: LayerOptions = {
+  active: A,
+  kept: 3,
+  activation: "silu",
+  bf16: false,
+  normaliseWeights: true,
+  balance: true,
+  neuronScore: { normalise: "l1", masked: "all" },
+};
+
+function parametersOf(backend: Backend, file: SafetensorsFile) {
+  const load = (name: string) => {
+    const { shape } = file.tensors.get(name)!;
+    const parameter = new Parameter(name, backend.allocate("f32", sizeOf(shape)), shape, true);
+    backend.write(parameter.buffer, file.readFloat32(name));
+    return parameter;
+  };
+  return { x: load("x"), router: load("router"), gate: load("gate"), up: load("up"), down: load("down") };
+}
+
+/** sum(output * R): one token that combines T D rows of width 1. */
+function linkedSum(tape: Tape, output: Tensor, R: Float32Array): Tensor {
+  const size = T * D;
+  const order = Uint32Array.from({ length: size }, (_, i) => i);
+  const map = { rowOfSlot: tape.constant(order, [size]), slotOfRow: tape.constant(order, [size]) };
+  const weights = tape.constant(R, [1, size]);
+  return tape.call(combine, { x: output, weights, ...map }, { tokens: 1, active: size, width: 1 }, { y: [1] })
+    .y;
+}
+
+for (const { name: backendName, open } of allBackends) {
+  for (const name of ["mone", "mone-empty-expert"]) {
+    test(`${name}: outputs, losses and gradients on ${backendName}`, async () => {
+      const { file, expected } = fixture(name);
+      const backend = open();
+      const weights = parametersOf(backend, file);
+      const gradient = async (parameter: Parameter) =>
+        parameter.hasGradient
+          ? backend.read(parameter.gradient!.buffer, 0, parameter.size)
+          : new Float32Array(parameter.size);
+      const clear = () => {
+        for (const parameter of Object.values(weights)) parameter.clearGradient();
+      };
+      const near = (actual: ArrayLike<number>, golden: string, limit: number, relative = false) => {
+        const wanted = file.readFloat32(golden);
+        const error = maxDifference(actual, wanted) / (relative ? Math.max(1e-2, maxAbs(wanted)) : 1);
+        assert.ok(error <= limit, `${golden} is off by ${error.toExponential(2)}, limit ${limit}`);
+      };
+
+      for (const activation of ["silu", "relu", "gelu", "gelu_tanh", "sigmoid"] as Activation[]) {
+        const tape = new Tape(backend, { recording: false });
+        const layer = mixtureLayer(tape, weights.x, weights, { ...OPTIONS, activation });
+        const golden = activation === "silu" ? "output" : `output.${activation}`;
+        near(await backend.read(layer.output.buffer, 0, T * D), golden, 1e-5);
+        tape.release();
+      }
+
+      // Routing and the kept sets, bit by bit.
+      const tape = new Tape(backend, { recording: false });
+      const layer = mixtureLayer(tape, weights.x, weights, OPTIONS);
+      near(await backend.read(layer.routing.probs.buffer, 0, T * 4), "router_probs", 1e-6);
+      near(await backend.read(layer.routing.weights.buffer, 0, T * A), "expert_weights", 1e-6);
+      const ids = await backend.read(layer.routing.ids.buffer, 0, T * A);
+      assert.deepEqual([...ids], [...file.readInt32("expert_ids")]);
+      assert.ok(layer.usage.neurons);
+      const usage = await backend.read(layer.usage.neurons.buffer, 0, 4 * F);
+      const keep = file.readBytes("neuron_keep");
+      const wantedUsage = new Array<number>(4 * F).fill(0);
+      for (let slot = 0; slot < T * A; slot++) {
+        for (let j = 0; j < F; j++) wantedUsage[ids[slot] * F + j] += keep[slot * F + j];
+      }
+      assert.deepEqual([...usage], wantedUsage);
+      tape.release();
+
+      // The whole objective.
+      const whole = new Tape(backend, { recording: true });
+      const output = mixtureLayer(whole, weights.x, weights, OPTIONS);
+      const sum = whole.keep(linkedSum(whole, output.output, file.readFloat32("R")));
+      const { experts, neurons } = output.balanceLoss;
+      assert.ok(experts && neurons);
+      whole.keep(experts);
+      whole.keep(neurons);
+      whole.backward([
+        { loss: sum, weight: 1 },
+        { loss: experts, weight: 0.01 },
+        { loss: neurons, weight: 0.01 },
+      ]);
+      const [total, lbl, ngLbl] = await Promise.all(
+        [sum, experts, neurons].map(async (t) => (await backend.read(t.buffer, 0, 1))[0]),
+      );
+      assert.ok(Math.abs(lbl - expected.losses.expert_balance) < 1e-5);
+      assert.ok(Math.abs(total + 0.01 * lbl + 0.01 * ngLbl - expected.losses.objective) < 1e-4);
+      for (const [key, parameter] of Object.entries(weights))
+        near(await gradient(parameter), `grad.${key}`, 1e-4, true);
+      whole.release();
+
+      // Every balance loss by itself.
+      for (const normalise of ["l1", "none"] as const) {
+        for (const masked of ["all", "topk"] as const) {
+          clear();
+          const neuronScore: NeuronScore = { normalise, masked };
+          const alone = new Tape(backend, { recording: true });
+          const { balanceLoss } = mixtureLayer(alone, weights.x, weights, { ...OPTIONS, neuronScore });
+          const loss = alone.keep(balanceLoss.neurons!);
+          alone.backward([{ loss, weight: 1 }]);
+          const variant = `abs.${masked}.${normalise}`;
+          const value = (await backend.read(loss.buffer, 0, 1))[0];
+          assert.ok(Math.abs(value - expected.losses.neuron_balance[variant]) < 1e-5, `${variant}: ${value}`);
+          near(await gradient(weights.gate), `grad.neuron_balance.${variant}.gate`, 1e-4, true);
+          near(await gradient(weights.x), `grad.neuron_balance.${variant}.x`, 1e-4, true);
+          assert.ok(
+            !weights.up.hasGradient && !weights.down.hasGradient,
+            "the neuron loss reaches the gate only",
+          );
+          alone.release();
+        }
+      }
+      clear();
+      const alone = new Tape(backend, { recording: true });
+      const { balanceLoss } = mixtureLayer(alone, weights.x, weights, OPTIONS);
+      alone.backward([{ loss: balanceLoss.experts!, weight: 1 }]);
+      near(await gradient(weights.router), "grad.expert_balance.router", 1e-4, true);
+      near(await gradient(weights.x), "grad.expert_balance.x", 1e-4, true);
+      alone.release();
+      backend.close();
+      file.close();
+    });
+  }
+}
