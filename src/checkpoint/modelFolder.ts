@@ -1,0 +1,148 @@
+// A model as a folder that others can read: config.json, model.safetensors, tokenizer.json, in the layout of a
+// qwen3_moe checkpoint (qwen3 where there are no experts), plus this project's extra keys. With K = F, q/k norm and no
+// shared expert it is such a checkpoint. Not here: other families, shards, other dtypes.
+
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Backend } from "../backends/backend.ts";
+import { RunError, UsageError } from "../errors.ts";
+import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
+import { Transformer } from "../model/transformer.ts";
+import { type Parameter, sizeOf } from "../tensor/tensor.ts";
+import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
+
+/** Where part of a parameter lies on disk: elements `offset` to `offset + size` are tensor `name`. */
+interface StoredPart {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly offset: number;
+}
+
+/** The tensors on disk that make up a parameter: one, or one per expert. */
+export function storedParts(parameter: Pick<Parameter, "name" | "shape">): StoredPart[] {
+  const grouped = parameter.name.match(/^(.*\.mlp\.experts)\.(\w+_proj)$/);
+  if (!grouped) return [{ name: parameter.name, shape: parameter.shape, offset: 0 }];
+  const [experts, ...shape] = parameter.shape;
+  return Array.from({ length: experts }, (_, e) => ({
+    name: `${grouped[1]}.${e}.${grouped[2]}.weight`,
+    shape,
+    offset: e * sizeOf(shape),
+  }));
+}
+
+/** Writes config.json, model.safetensors (f32) and tokenizer.json. @throws RunError for a full disk. */
+export async function saveModel(folder: string, model: Transformer, tokenizer: Tokenizer): Promise<void> {
+  const sources: TensorSource[] = [];
+  for (const parameter of model.parameters.values()) {
+    for (const { name, shape, offset } of storedParts(parameter)) {
+      const data = () => model.backend.read(parameter.buffer, offset, sizeOf(shape));
+      sources.push({ name, dtype: "F32", shape, data });
+    }
+  }
+  await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
+  await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  await writeFileAtomic(
+    join(folder, "config.json"),
+    `${JSON.stringify(toStoredConfig(model.config), null, 2)}\n`,
+  );
+}
+
+/** The content of config.json. */
+export function toStoredConfig(config: ModelConfig): Record<string, unknown> {
+  const { num_neurons_per_tok, qk_norm, shared_expert_intermediate_size, ...rest } = config;
+  const standard = qk_norm && shared_expert_intermediate_size === 0;
+  const family = config.num_experts > 0 ? "qwen3_moe" : "qwen3";
+  return {
+    architectures: [
+      standard ? (family === "qwen3" ? "Qwen3ForCausalLM" : "Qwen3MoeForCausalLM") : "MoneForCausalLM",
+    ],
+    model_type: standard ? family : "mone",
+    ...rest,
+    // Keys of our own only where they say something that the family cannot.
+    ...(num_neurons_per_tok !== null && { num_neurons_per_tok }),
+    ...(!standard && { qk_norm, shared_expert_intermediate_size }),
+    use_sliding_window: config.sliding_window !== null,
+    max_window_layers: 0,
+    attention_bias: false,
+    decoder_sparse_step: 1,
+    torch_dtype: "float32",
+  };
+}
+
+/** Reads and checks config.json. @throws UsageError if it is missing, of another family, or inconsistent. */
+export function readModelConfig(folder: string): ModelConfig {
+  const path = join(folder, "config.json");
+  if (!existsSync(path)) throw new UsageError(`${folder} is not a model folder: it has no config.json`);
+  let stored: Record<string, unknown>;
+  try {
+    stored = JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw new RunError(`${path} is not JSON: restore the file or use another checkpoint`, { cause: error });
+  }
+  const family = stored.model_type;
+  if (!["qwen3_moe", "qwen3", "mone"].includes(family as string)) {
+    throw new UsageError(
+      `${path}: model_type ${JSON.stringify(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
+    );
+  }
+  const known = Object.fromEntries(modelKeys.filter((key) => key in stored).map((key) => [key, stored[key]]));
+  if (family === "qwen3") known.num_experts = 0;
+  if (stored.use_sliding_window === false) known.sliding_window = null;
+  return resolveModelConfig(known, path);
+}
+
+/** Reads tokenizer.json. @throws UsageError if it is missing or of another kind. */
+export function readTokenizer(folder: string): Tokenizer {
+  const path = join(folder, "tokenizer.json");
+  if (!existsSync(path)) throw new UsageError(`${folder} has no tokenizer.json`);
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw new RunError(`${path} is not JSON: restore the file or use another checkpoint`, { cause: error });
+  }
+  return tokenizerFromJson(json);
+}
+
+/** Fills a model's parameters. @throws RunError naming the tensor that is missing, damaged or of another shape. */
+export function loadParameters(model: Transformer, folder: string): void {
+  const path = join(folder, "model.safetensors");
+  const file = SafetensorsFile.open(path);
+  try {
+    for (const parameter of model.parameters.values()) {
+      for (const { name, shape, offset } of storedParts(parameter)) {
+        model.backend.write(parameter.buffer, readTensor(file, name, shape), offset);
+      }
+    }
+  } finally {
+    file.close();
+  }
+}
+
+/** A tensor of floats that must have this shape. */
+export function readTensor(file: SafetensorsFile, name: string, shape: readonly number[]): Float32Array {
+  const found = file.tensors.get(name);
+  if (found && found.shape.join() !== shape.join()) {
+    throw new RunError(
+      `${file.path}: tensor ${name} has shape [${found.shape}], but config.json asks for [${shape}]`,
+    );
+  }
+  return file.readFloat32(name);
+}
+
+/** Opens a model folder on a backend. */
+export function openModel(
+  folder: string,
+  backend: Backend,
+  overrides: Partial<ModelConfig> = {},
+): Transformer {
+  const config = resolveModelConfig(
+    { ...readModelConfig(folder), ...overrides },
+    join(folder, "config.json"),
+  );
+  const model = new Transformer(config, backend);
+  loadParameters(model, folder);
+  return model;
+}

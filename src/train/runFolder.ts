@@ -1,0 +1,300 @@
+// A run on disk: `config.json`, `metrics.jsonl`, `checkpoints/step-N/`, `report/`, and a `lock` while a process
+// works in it. Whatever kills that process, every file is readable afterwards and every `step-N` is complete.
+// Not here: what a configuration, a metrics line or a checkpoint contains.
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  ftruncateSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import {
+  discardFolder,
+  errorCode,
+  explainWriteError,
+  isRunning,
+  type ProcessIdentity,
+  publishFolder,
+  removeLeftovers,
+  temporaryPath,
+  thisProcess,
+} from "../checkpoint/atomic.ts";
+import { RunError, UsageError } from "../errors.ts";
+
+/** A line of `metrics.jsonl`; the key `step` is what `truncateMetrics` goes by. */
+export type MetricsLine = Record<string, unknown>;
+
+/** Which checkpoints survive a save: the newest `last` of them, and that of step `best`. */
+export interface KeepRule {
+  readonly last: number;
+  readonly best?: number;
+}
+
+/** One process, or none, writes to a run folder at a time: take `lock()` first. Reading needs no lock. */
+export class RunFolder {
+  readonly path: string;
+  /** The content of `config.json`. */
+  readonly config: unknown;
+
+  private constructor(path: string, config: unknown) {
+    this.path = path;
+    this.config = config;
+  }
+
+  /** Makes a run folder. @throws UsageError if there is something at `path` other than an empty folder. */
+  static create(path: string, config: object): RunFolder {
+    const taken = new UsageError(
+      `${path} exists already: add --resume to continue it, or choose another --out`,
+    );
+    try {
+      mkdirSync(path, { recursive: true });
+      if (readdirSync(path).length > 0) throw taken;
+      // wx: of two processes that got this far, one fails.
+      writeFileSync(join(path, "config.json"), `${JSON.stringify(config, null, 2)}\n`, {
+        flag: "wx",
+        flush: true,
+      });
+    } catch (error) {
+      throw errorCode(error) === "EEXIST" ? taken : explainWriteError(error, path);
+    }
+    return RunFolder.open(path);
+  }
+
+  /** Opens an existing one. @throws UsageError if `path` is no run folder; RunError if its configuration is damaged. */
+  static open(path: string): RunFolder {
+    const configPath = join(path, "config.json");
+    if (!existsSync(configPath)) {
+      throw new UsageError(
+        `${path} is not a run folder: it has no config.json, so there is nothing to resume`,
+      );
+    }
+    try {
+      return new RunFolder(path, JSON.parse(readFileSync(configPath, "utf8")));
+    } catch (error) {
+      throw new RunError(`${configPath} cannot be read as JSON: restore it or start a new run`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Where the report goes; whoever writes it makes the folder. */
+  get reportPath(): string {
+    return join(this.path, "report");
+  }
+
+  /**
+   * Makes this process the only one that writes here, and clears away what a killed one left half done.
+   * @returns the function that gives the folder free again.
+   * @throws UsageError if another process has it. The lock of a dead process is taken over; that of another host
+   * cannot be judged and counts as alive.
+   */
+  lock(): () => void {
+    const lockPath = join(this.path, "lock");
+    const mine = JSON.stringify({ ...thisProcess, host: hostname() });
+    try {
+      acquire(this.path, lockPath, mine);
+    } catch (error) {
+      throw explainWriteError(error, lockPath);
+    }
+    removeLeftovers(this.path);
+    if (existsSync(this.#checkpointsPath)) removeLeftovers(this.#checkpointsPath);
+    return () => {
+      // Not if somebody deleted our lock by hand and another process has its own there now.
+      if (readIfThere(lockPath) === mine) rmSync(lockPath);
+    };
+  }
+
+  /** Adds one line, in one system call. @throws RunError if the disk is full. */
+  appendMetrics(line: object): void {
+    try {
+      appendFileSync(this.#metricsPath, `${JSON.stringify(line)}\n`);
+    } catch (error) {
+      throw explainWriteError(error, this.#metricsPath);
+    }
+  }
+
+  /** All complete lines; the torn last line of a killed process is left out. @throws RunError for any other damage. */
+  readMetrics(): MetricsLine[] {
+    return [...this.#metricsLines()].map(({ line }) => line);
+  }
+
+  /**
+   * For a run that goes on from `afterStep`: cuts the file before the first line of a later step, and in any case
+   * before a torn line. Shortening a file is one step of the file system, so a kill leaves the old file or the new.
+   */
+  truncateMetrics(afterStep: number): void {
+    if (!existsSync(this.#metricsPath)) return;
+    let length = 0;
+    for (const { line, end } of this.#metricsLines()) {
+      if (typeof line.step === "number" && line.step > afterStep) break;
+      length = end;
+    }
+    const file = openSync(this.#metricsPath, "r+");
+    try {
+      ftruncateSync(file, length);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** The checkpoints, oldest first. Each is complete. */
+  checkpoints(): { step: number; path: string }[] {
+    if (!existsSync(this.#checkpointsPath)) return [];
+    return readdirSync(this.#checkpointsPath)
+      .filter((name) => /^step-\d+$/.test(name))
+      .map((name) => ({ step: Number(name.slice("step-".length)), path: join(this.#checkpointsPath, name) }))
+      .sort((a, b) => a.step - b.step);
+  }
+
+  /**
+   * Writes checkpoint `step`, then deletes those that `keep` does not name.
+   * @param fill writes the files into the folder that it is given, which gets its final name afterwards.
+   * @returns the path of the checkpoint.
+   * @throws UsageError if there is one of this step; RunError if the disk is full; errors of `fill` pass through.
+   * After a failure the older checkpoints are all there.
+   */
+  async saveCheckpoint(
+    step: number,
+    fill: (folder: string) => Promise<void>,
+    keep: KeepRule,
+  ): Promise<string> {
+    const path = join(this.#checkpointsPath, `step-${step}`);
+    await publishFolder(path, fill);
+    const saved = this.checkpoints();
+    for (const old of saved.slice(0, Math.max(0, saved.length - keep.last))) {
+      if (old.step !== keep.best && old.step !== step) await discardFolder(old.path);
+    }
+    return path;
+  }
+
+  get #metricsPath(): string {
+    return join(this.path, "metrics.jsonl");
+  }
+
+  get #checkpointsPath(): string {
+    return join(this.path, "checkpoints");
+  }
+
+  /** The complete lines, each with the position of the byte behind it. */
+  *#metricsLines(): Generator<{ line: MetricsLine; end: number }> {
+    if (!existsSync(this.#metricsPath)) return;
+    const bytes = readFileSync(this.#metricsPath);
+    let begin = 0;
+    for (let number = 1; ; number++) {
+      const end = bytes.indexOf("\n", begin) + 1;
+      if (end === 0) return;
+      yield { line: this.#parseLine(bytes.toString("utf8", begin, end), number), end };
+      begin = end;
+    }
+  }
+
+  #parseLine(text: string, number: number): MetricsLine {
+    try {
+      const line: unknown = JSON.parse(text);
+      if (typeof line === "object" && line !== null && !Array.isArray(line)) return line as MetricsLine;
+    } catch {
+      // said below
+    }
+    throw new RunError(
+      `line ${number} of ${this.#metricsPath} is not a JSON object: repair or delete that line`,
+    );
+  }
+}
+
+/**
+ * Puts a file with the text `mine` at `lockPath`. A link appears with its content, and only where nothing is, so
+ * nobody ever sees an empty lock. Replacing a dead one takes two steps, looking and renaming; a second lock,
+ * held for just that long, keeps two processes from replacing each other's.
+ */
+function acquire(runPath: string, lockPath: string, mine: string): void {
+  const temporary = temporaryPath(lockPath);
+  const takeoverPath = `${lockPath}.takeover`;
+  writeFileSync(temporary, mine, { flush: true });
+  try {
+    while (!linkIfFree(temporary, lockPath)) {
+      if (!refuseIfAlive(runPath, lockPath)) continue; // given free just now
+      if (!linkIfFree(temporary, takeoverPath)) {
+        if (refuseIfAlive(runPath, takeoverPath)) {
+          throw new UsageError(
+            `${takeoverPath} was left by a process that was killed: delete it and try again`,
+          );
+        }
+        continue;
+      }
+      try {
+        if (!refuseIfAlive(runPath, lockPath)) continue;
+        renameSync(temporary, lockPath);
+        return;
+      } finally {
+        rmSync(takeoverPath);
+      }
+    }
+  } finally {
+    rmSync(temporary, { force: true });
+  }
+}
+
+/** Hard-links `target` to `path`; false if there is something at `path`. */
+function linkIfFree(target: string, path: string): boolean {
+  try {
+    linkSync(target, path);
+    return true;
+  } catch (error) {
+    const code = errorCode(error) ?? "";
+    if (code === "EEXIST") return false;
+    if (!["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(code)) throw error;
+    throw new RunError(`cannot lock ${path}: its file system has no hard links, so put the run elsewhere`, {
+      cause: error,
+    });
+  }
+}
+
+/** Whether there is a lock at `path`, of a dead process. @throws UsageError if its process may be alive. */
+function refuseIfAlive(runPath: string, path: string): boolean {
+  const text = readIfThere(path);
+  if (text === undefined) return false;
+  const { pid, started, host } = parseHolder(path, text);
+  if (host !== hostname()) {
+    throw new UsageError(
+      `run folder ${runPath} is in use by process ${pid} on ${host}: if that has ended, delete ${path}`,
+    );
+  }
+  if (isRunning({ pid, started })) {
+    throw new UsageError(
+      `run folder ${runPath} is in use by process ${pid}: wait for it to end, or choose another --out`,
+    );
+  }
+  return true;
+}
+
+function parseHolder(path: string, text: string): ProcessIdentity & { host: string } {
+  try {
+    const { pid, started, host } = JSON.parse(text);
+    if (Number.isSafeInteger(pid) && pid > 0 && Number.isSafeInteger(started) && typeof host === "string") {
+      return { pid, started, host };
+    }
+  } catch {
+    // said below
+  }
+  throw new UsageError(`${path} is not a lock of this program: delete it if no process works in the folder`);
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (errorCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
