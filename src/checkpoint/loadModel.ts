@@ -1,0 +1,92 @@
+// Opening a model by path: a model folder, or a run folder, of which the best checkpoint is taken.
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Backend } from "../backends/backend.ts";
+import { openBackend } from "../backends/cpu.ts";
+import { UsageError } from "../errors.ts";
+import { LanguageModel } from "../infer/languageModel.ts";
+import { expertWidth, type ModelConfig } from "../model/config.ts";
+import { openModel, readModelConfig, readTokenizer } from "./modelFolder.ts";
+
+export interface LoadOptions {
+  /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
+  readonly neurons?: number;
+  /** Operands of matrix products; `auto`: bf16 where the hardware multiplies it. Default f32. */
+  readonly dtype?: "auto" | "f32" | "bf16";
+  readonly threads?: number;
+  /** Where to compute; default: the best backend, closed with the model. */
+  readonly backend?: Backend;
+  /** Told one line about things the user should know, such as a slow backend. */
+  readonly announce?: (line: string) => void;
+}
+
+/**
+ * The model folder behind a path: itself, or in a run folder the checkpoint with the best validation, else the newest.
+ * @throws UsageError if there is none.
+ */
+export function findModelFolder(path: string): string {
+  if (existsSync(join(path, "model.safetensors"))) return path;
+  const checkpoints = join(path, "checkpoints");
+  if (!existsSync(path))
+    throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
+  const steps = existsSync(checkpoints)
+    ? readdirSync(checkpoints)
+        .map((name) => name.match(/^step-(\d+)$/)?.[1])
+        .filter((step) => step !== undefined)
+        .map(Number)
+        .sort((a, b) => a - b)
+    : [];
+  if (steps.length === 0) {
+    throw new UsageError(
+      `${path} is neither a model folder (no model.safetensors) nor a run folder with checkpoints`,
+    );
+  }
+  const newest = steps[steps.length - 1];
+  const best = bestStep(join(checkpoints, `step-${newest}`, "trainer.json"));
+  return join(checkpoints, `step-${best !== undefined && steps.includes(best) ? best : newest}`);
+}
+
+/** The step of the best validation so far, as the newest checkpoint remembers it. */
+function bestStep(trainerPath: string): number | undefined {
+  try {
+    return (JSON.parse(readFileSync(trainerPath, "utf8")) as { best?: { step: number } | null }).best?.step;
+  } catch {
+    return undefined; // a copied model folder without training state
+  }
+}
+
+/** K for a share or a count of an expert width. @throws UsageError if it is out of bounds. */
+export function resolveNeurons(neurons: number, config: ModelConfig): number {
+  const width = expertWidth(config);
+  const kept = neurons <= 1 ? Math.max(1, Math.round(neurons * width)) : neurons;
+  if (!(neurons > 0) || !Number.isInteger(kept) || kept > width) {
+    throw new UsageError(
+      `neurons must be a share above 0 and at most 1, or a count from 2 to the expert width ${width}, not ${neurons}`,
+    );
+  }
+  return kept;
+}
+
+/**
+ * Opens a model for generation.
+ * @throws UsageError for a path or option that cannot work; RunError for a damaged checkpoint.
+ */
+export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
+  const folder = findModelFolder(path);
+  const config = readModelConfig(folder);
+  const overrides =
+    options.neurons === undefined ? {} : { num_neurons_per_tok: resolveNeurons(options.neurons, config) };
+  const tokenizer = readTokenizer(folder);
+  const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
+  try {
+    const bf16 = options.dtype === "bf16" || (options.dtype === "auto" && backend.nativeBf16);
+    const onClose = () => {
+      if (!options.backend) backend.close();
+    };
+    return new LanguageModel(openModel(folder, backend, overrides), tokenizer, { bf16, onClose });
+  } catch (error) {
+    if (!options.backend) backend.close();
+    throw error;
+  }
+}

@@ -1,0 +1,101 @@
+// A model with its tokenizer, ready to write: what users of the library hold. No file is read here; see
+// src/checkpoint/loadModel.ts for opening one.
+
+import { throwIfAborted, UsageError } from "../errors.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { Transformer } from "../model/transformer.ts";
+import { RandomStream } from "../random.ts";
+import { StreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
+import { Decoder } from "./decoder.ts";
+import { checkSampling, type SamplingOptions, sampleToken } from "./sampling.ts";
+import { StopFilter } from "./stopFilter.ts";
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Most tokens to write. */
+  readonly maxTokens?: number;
+  /** The same seed, prompt and options give the same text; default: a new one each time. */
+  readonly seed?: number;
+  /** Writing ends before the first of these. */
+  readonly stop?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+export class LanguageModel {
+  readonly model: Transformer;
+  readonly tokenizer: Tokenizer;
+  readonly #bf16: boolean;
+  readonly #onClose: () => void;
+
+  /** @param onClose called by `close` after the model's memory is free, e.g. to close the backend. */
+  constructor(model: Transformer, tokenizer: Tokenizer, { bf16 = false, onClose = () => {} } = {}) {
+    if (tokenizer.vocabSize > model.config.vocab_size) {
+      throw new UsageError(
+        `the tokenizer has ${tokenizer.vocabSize} tokens, but the model knows ${model.config.vocab_size} only`,
+      );
+    }
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.#bf16 = bf16;
+    this.#onClose = onClose;
+  }
+
+  get config(): ModelConfig {
+    return this.model.config;
+  }
+
+  /**
+   * Continues `prompt`, piece by piece: whole characters only. Ends at the end-of-text token, at a stop string, after
+   * `maxTokens`, or when the model's positions are used up.
+   * @throws UsageError for a prompt that leaves no position free, or sampling options out of bounds.
+   */
+  async *generate(prompt: string, options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
+    const { maxTokens = 256, stop = [], signal } = options;
+    const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
+    const sampling = checkSampling(options);
+    const { tokenizer } = this;
+    // A model needs something to continue: where there is no prompt, the end of another text, or a new line.
+    let ids = prompt === "" ? startIds(tokenizer) : tokenizer.encode(prompt);
+    const room = this.config.max_position_embeddings - ids.length;
+    if (room < 1) {
+      throw new UsageError(
+        `the prompt has ${ids.length} tokens, but the model has ${this.config.max_position_embeddings} positions: shorten it`,
+      );
+    }
+    const draws = new RandomStream(seed, "generate");
+    const decoder = new Decoder(this.model, {
+      bf16: this.#bf16,
+      maxPositions: ids.length + Math.min(room, maxTokens),
+    });
+    const slot = decoder.claim() as number;
+    const text = new StreamDecoder(tokenizer);
+    const filter = new StopFilter(stop);
+    try {
+      let position = 0;
+      for (let n = 0; n < Math.min(room, maxTokens) && !filter.stopped; n++) {
+        throwIfAborted(signal);
+        const logits = await decoder.run([{ slot, position, ids }]);
+        position += ids.length;
+        // A model's vocabulary may be padded beyond the tokenizer's.
+        const id = sampleToken(logits.subarray(0, tokenizer.vocabSize), sampling, draws.uniform(n));
+        if (id === tokenizer.eosId) break;
+        const piece = filter.push(text.push(id));
+        if (piece !== "") yield piece;
+        ids = Uint32Array.of(id);
+      }
+      const rest = filter.end(text.end());
+      if (rest !== "") yield rest;
+    } finally {
+      decoder.close();
+    }
+  }
+
+  /** Frees the model's memory. */
+  close(): void {
+    this.model.close();
+    this.#onClose();
+  }
+}
+
+function startIds(tokenizer: Tokenizer): Uint32Array {
+  return tokenizer.eosId === undefined ? tokenizer.encode("\n") : Uint32Array.of(tokenizer.eosId);
+}

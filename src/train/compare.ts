@@ -1,0 +1,264 @@
+// `mone compare`: a MoE, a MoNE with half of its activated expert parameters, and the control that halves them by
+// sending tokens to half as many experts; trained on the same tokens from the same seed, put side by side in a report.
+
+import { arch, cpus, platform, totalmem } from "node:os";
+import { join } from "node:path";
+import type { Backend } from "../backends/backend.ts";
+import { openBackend } from "../backends/cpu.ts";
+import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { loadModel } from "../checkpoint/loadModel.ts";
+import { UsageError } from "../errors.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { presetConfig } from "../model/presets.ts";
+import type { ArmResult, Comparison } from "../report/comparison.ts";
+import { comparisonPage } from "../report/comparisonPage.ts";
+import type { OnProgress } from "../text/progress.ts";
+import { packageVersion } from "../version.ts";
+import { checkSettings, type TrainConfigInput } from "./config.ts";
+import { type PreparedData, prepareData } from "./data.ts";
+import { type MetricsRecord, type TrainResult, train } from "./loop.ts";
+import { RunFolder } from "./runFolder.ts";
+
+/** Settings of a comparison by name: a size, and how long to train. */
+const comparisonPresets: Record<string, TrainConfigInput> = {
+  /** About a minute an arm on two cores with AMX or AVX-512. */
+  quick: {
+    preset: "moe-quick",
+    tokenizer: "bpe:1024",
+    seqLen: 128,
+    batch: 16,
+    steps: 600,
+    learningRate: 3e-3,
+    warmup: 50,
+  },
+  small: { preset: "moe-small", tokenizer: "byte", seqLen: 256, batch: 16, steps: 2000 },
+};
+
+export const comparisonPresetNames = Object.keys(comparisonPresets);
+
+export interface CompareOptions extends Omit<TrainConfigInput, "preset"> {
+  /** One of `comparisonPresetNames`; its settings apply where none are given. */
+  readonly preset?: string;
+  /** Folder of the comparison; default: `runs/compare-<preset>-<date and time>`. */
+  readonly out?: string;
+  /** Continue the comparison in `out`: finished arms are read back, the others go on. */
+  readonly resume?: boolean;
+  readonly threads?: number;
+  readonly backend?: Backend;
+  readonly signal?: AbortSignal;
+  /** Before each arm's training. */
+  readonly onArm?: (arm: { name: string; index: number; count: number }) => void;
+  readonly onStep?: (record: MetricsRecord, steps: number) => void;
+  readonly onProgress?: OnProgress;
+  readonly announce?: (line: string) => void;
+  /** The command line to print in the report. */
+  readonly command?: string;
+}
+
+interface Arm {
+  /** Folder of the run. */
+  readonly id: string;
+  readonly name: string;
+  readonly description: string;
+  readonly model: Partial<ModelConfig>;
+}
+
+/** The three arms of a size. */
+function armsOf(model: Partial<ModelConfig>): Arm[] {
+  const active = model.num_experts_per_tok as number;
+  const width = model.moe_intermediate_size as number;
+  const kept = width / 4;
+  return [
+    { id: "moe", name: "MoE", description: `Every neuron of the ${active} chosen experts acts.`, model: {} },
+    {
+      id: "mone",
+      name: `MoNE K = ${kept}`,
+      description: `Of the ${width} neurons of each chosen expert, the ${kept} of largest gate value act: half of the activated expert parameters.`,
+      model: { num_neurons_per_tok: kept },
+    },
+    {
+      id: `moe-top${active / 2}`,
+      name: `MoE top-${active / 2}`,
+      description: `The control: ${active / 2} experts per token instead of ${active}, also half of the activated expert parameters.`,
+      model: { num_experts_per_tok: active / 2 },
+    },
+  ];
+}
+
+/**
+ * Trains the three arms and writes `report/index.html` and `report/comparison.json` into the comparison's folder.
+ * @throws what `train` throws, and UsageError for an unknown preset.
+ */
+export async function compare(
+  options: CompareOptions = {},
+): Promise<{ comparison: Comparison; reportPath: string }> {
+  const { preset = "quick", announce = console.error, signal } = options;
+  const base = comparisonPresets[preset];
+  if (!base) {
+    throw new UsageError(
+      `Unknown comparison preset "${preset}"; there are ${comparisonPresetNames.join(", ")}.`,
+    );
+  }
+  const given = settingsOf(options);
+  checkSettings(given);
+  const settings: TrainConfigInput = { ...base, ...given, model: { ...base.model, ...given.model } };
+  const out = options.out ?? join("runs", `compare-${preset}-${timestamp()}`);
+  const arms = armsOf({ ...presetConfig(settings.preset as string), ...settings.model });
+  const backend = options.backend ?? openBackend({ threads: options.threads }, announce);
+  try {
+    const prepared = await prepareData(join(out, "data"), {
+      data: settings.data ?? null,
+      tokenizer: settings.tokenizer ?? "byte",
+      validShare: settings.validShare ?? 0.1,
+      signal,
+      onProgress: options.onProgress,
+      announce,
+    });
+    const prompt = samplePrompt(prepared);
+    const results: ArmResult[] = [];
+    for (const [index, arm] of arms.entries()) {
+      options.onArm?.({ name: arm.name, index, count: arms.length });
+      const run = join(out, arm.id);
+      const result = await train({
+        ...settings,
+        model: { ...settings.model, ...arm.model },
+        out: run,
+        resume: options.resume && isRunFolder(run),
+        backend,
+        prepared,
+        signal,
+        onStep: options.onStep,
+        announce,
+      });
+      results.push(await armResult(arm, result, prompt, backend, signal));
+    }
+    const comparison: Comparison = {
+      title: `MoE and MoNE side by side: ${preset}`,
+      corpus: {
+        name: prepared.dataset.name,
+        trainTokens: prepared.dataset.train.length,
+        validTokens: prepared.dataset.valid.length,
+        tokenizer: `${settings.tokenizer ?? "byte"}, ${prepared.tokenizer.vocabSize} tokens`,
+      },
+      arms: results,
+      machine: machine(backend),
+      command: options.command ?? `mone compare --preset ${preset}`,
+      finishedAt: new Date().toISOString(),
+      config: RunFolder.open(join(out, arms[0].id)).config as Record<string, unknown>,
+    };
+    const reportPath = join(out, "report", "index.html");
+    await writeFileAtomic(join(out, "report", "comparison.json"), `${JSON.stringify(comparison, null, 2)}\n`);
+    await writeFileAtomic(reportPath, comparisonPage(comparison));
+    return { comparison, reportPath };
+  } finally {
+    if (!options.backend) backend.close();
+  }
+}
+
+/** What an arm's run folder and its model say. */
+async function armResult(
+  { name, description }: Arm,
+  { path, checkpoint, validation, parameters, seconds, tokens, tokensPerSecond }: TrainResult,
+  prompt: string,
+  backend: Backend,
+  signal: AbortSignal | undefined,
+): Promise<ArmResult> {
+  const metrics = RunFolder.open(path).readMetrics() as unknown as MetricsRecord[];
+  const model = await loadModel(checkpoint, { backend });
+  let text = "";
+  try {
+    const options = { maxTokens: 160, temperature: 0.7, topP: 0.95, seed: 1, signal };
+    for await (const piece of model.generate(prompt, options)) text += piece;
+  } finally {
+    model.close();
+  }
+  return {
+    name,
+    description,
+    training: metrics.map(({ step, tokens, loss, tokensPerSecond, expertBalance, neuronBalance }) => ({
+      step,
+      tokens,
+      loss,
+      tokensPerSecond,
+      expertBalance,
+      neuronBalance,
+    })),
+    validation: metrics
+      .filter((record) => record.validLoss !== undefined)
+      .map(({ step, validLoss, validBitsPerByte }) => ({
+        step,
+        loss: validLoss as number,
+        bitsPerByte: validBitsPerByte as number,
+      })),
+    final: { loss: validation.loss, bitsPerByte: validation.bitsPerByte },
+    parameters: {
+      total: parameters.total,
+      activated: parameters.activatedWithGate,
+      experts: parameters.experts,
+      activatedExpertsWithGate: parameters.activatedExpertsWithGate,
+      activatedExpertsWithoutGate: parameters.activatedExpertsWithoutGate,
+    },
+    tokensPerSecond,
+    seconds,
+    trainedTokens: tokens,
+    expertUse: validation.expertUse ?? { entropy: 1, dead: 0, layers: [] },
+    ...(validation.neuronUse && { neuronUse: validation.neuronUse }),
+    sample: { prompt, text },
+  };
+}
+
+/** The first line or so of the held-out text. */
+function samplePrompt({ tokenizer, dataset }: PreparedData): string {
+  const start = tokenizer.decode(dataset.valid.read(0, Math.min(48, dataset.valid.length)), {
+    skipSpecial: true,
+  });
+  const lineEnd = start.indexOf("\n", 24);
+  // A cut inside a character would leave U+FFFD at the end.
+  return (lineEnd > 0 ? start.slice(0, lineEnd) : start).replace(/\uFFFD+$/, "");
+}
+
+function settingsOf(options: CompareOptions): TrainConfigInput {
+  const {
+    out,
+    resume,
+    threads,
+    backend,
+    signal,
+    onArm,
+    onStep,
+    onProgress,
+    announce,
+    command,
+    preset,
+    ...given
+  } = options;
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+function isRunFolder(path: string): boolean {
+  try {
+    RunFolder.open(path);
+    return true;
+  } catch (error) {
+    if (error instanceof UsageError) return false;
+    throw error;
+  }
+}
+
+function machine(backend: Backend): Record<string, string> {
+  const processors = cpus();
+  return {
+    Processor: `${processors[0]?.model.trim() ?? arch()}, ${processors.length} cores`,
+    Memory: `${Math.round(totalmem() / 2 ** 30)} GiB`,
+    Backend: backend.name,
+    System: `${platform()} ${arch()}, Node ${process.version}, neuron-experts ${packageVersion}`,
+  };
+}
+
+/** Local date and time for a folder's name: 2026-01-31-18-05-09. */
+function timestamp(): string {
+  const now = new Date();
+  const two = (n: number) => String(n).padStart(2, "0");
+  const date = [now.getFullYear(), two(now.getMonth() + 1), two(now.getDate())];
+  return [...date, two(now.getHours()), two(now.getMinutes()), two(now.getSeconds())].join("-");
+}
