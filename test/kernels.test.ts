@@ -29,7 +29,7 @@ function largestError(actual: ArrayLike<number>, expected: ArrayLike<number>): n
   return worst === Number.POSITIVE_INFINITY ? worst : relative;
 }
 
-const levels = cpuLevels();
+const levels = cpuLevels({ emulated: true });
 if (levels.length === 0) test("native kernels", { skip: "the native addon is not built" }, () => {});
 
 for (const level of levels) {

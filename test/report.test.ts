@@ -167,9 +167,9 @@ describe("tables", () => {
 
   test("as HTML, escaped", () => {
     const html = renderHtml(table);
-    assert.ok(html.includes("<caption>Arms &amp; &quot;more&quot;</caption>"));
-    assert.ok(html.includes('<th scope="row">a|b &lt;c&gt;</th><td class="number">10.00</td>'));
-    assert.ok(html.includes("<dd>In nats; &lt;lower&gt; is better.</dd>"));
+    assertHas(html, "<caption>Arms &amp; &quot;more&quot;</caption>");
+    assertHas(html, '<th scope="row">a|b &lt;c&gt;</th><td class="number">10.00</td>');
+    assertHas(html, "<dd>In nats; &lt;lower&gt; is better.</dd>");
     assert.equal(count(html, "<tr>"), 3);
   });
 
@@ -200,10 +200,8 @@ describe("plots", () => {
     assert.equal(count(pathOf(svg, "band c0"), "M"), 2, "the band has a gap");
     assert.equal(count(svg, "<circle"), 2 + 1, "two points and the legend");
     assert.equal(count(svg, "<g transform"), 2, "legend");
-    assert.ok(svg.includes('role="img"'));
-    assert.ok(
-      svg.includes("<title>Loss &lt;1&gt;</title><desc>Line plot of loss against step. one: 5 values"),
-    );
+    assertHas(svg, 'role="img"');
+    assertHas(svg, "<title>Loss &lt;1&gt;</title><desc>Line plot of loss against step. one: 5 values");
   });
 
   test("gaps split the line, and a lone point becomes a dot", () => {
@@ -218,15 +216,18 @@ describe("plots", () => {
     for (const series of [[], [{ name: "one", points: [] }]]) {
       const svg = linePlot({ ...frame, series });
       assertDrawn(svg);
-      assert.ok(svg.includes("no data"));
+      assertHas(svg, "no data");
     }
     for (const points of [curve(Number.NaN, 7), curve(5, 7, -2)]) {
       const axes = { x: { label: "x", log: true }, y: { label: "y", log: true } };
       const svg = linePlot({ ...frame, ...axes, series: [{ name: "one", points }] });
       assertDrawn(svg);
       assert.equal(count(svg, "<circle"), 1);
+      assert.deepEqual(yLabels(svg), ["5", "10"], "room around 7");
     }
-    assertDrawn(linePlot({ ...frame, series: [{ name: "flat", points: curve(0, 0) }] }));
+    const flat = linePlot({ ...frame, series: [{ name: "flat", points: curve(0, 0) }] });
+    assertDrawn(flat);
+    assert.deepEqual(yLabels(flat), ["0", "1"]);
   });
 
   test("ticks stay few and distinct over any range", () => {
@@ -236,7 +237,7 @@ describe("plots", () => {
       for (const log of points[0][1] > 0 ? [false, true] : [false]) {
         const svg = linePlot({ ...frame, y: { label: "y", log }, series: [{ name: "one", points }] });
         assertDrawn(svg);
-        const labels = [...svg.matchAll(/<text class="muted end"[^>]*>([^<]*)</g)].map((match) => match[1]);
+        const labels = yLabels(svg);
         assert.ok(labels.length >= 2 && labels.length <= 12, `${points}, log ${log}: ${labels}`);
         assert.equal(new Set(labels).size, labels.length, `${labels}`);
       }
@@ -245,8 +246,7 @@ describe("plots", () => {
 
   test("ticks of whole numbers are whole", () => {
     const svg = linePlot({ ...frame, series: [{ name: "one", points: curve(0.5, 0.6, 0.1) }] });
-    const labels = [...svg.matchAll(/<text class="muted middle"[^>]*>(\d[^<]*)</g)].map((match) => match[1]);
-    assert.deepEqual(labels, ["0", "1", "2"]);
+    assert.deepEqual(xLabels(svg), ["0", "1", "2"]);
   });
 
   test("text stays inside the drawing", () => {
@@ -280,7 +280,7 @@ describe("plots", () => {
       });
       assertDrawn(svg);
       assert.equal(count(svg, '<rect class="bar c0"'), log ? 3 : 4, "0 has no place on a logarithmic axis");
-      assert.ok(!/(width|height)="-/.test(svg));
+      assertLacks(svg, /(width|height)="-/);
       assert.equal(count(svg, ">uniform<"), 1, "legend");
     }
     assertDrawn(barPlot({ ...frame, y: { label: "share", log: true }, bars: [] }));
@@ -316,7 +316,7 @@ describe("page", () => {
     ];
     const sections = [{ heading: evil, blocks }];
     const html = renderPage({ title: evil, subtitle: evil, generatedAt: evil, sections });
-    assert.ok(!html.includes("<script"));
+    assertLacks(html, /<script/);
     assert.equal(count(html, "&lt;script&gt;&quot;&#39;&amp;"), 34, "each place where a text may stand");
     assertWellFormed(html);
   });
@@ -333,8 +333,8 @@ describe("comparison", () => {
     assert.equal(mone.expert_share_without_gate, 0.25);
     const { activated, activatedExpertsWithGate } = comparison.arms[1].parameters;
     assert.equal(mone.activated_without_gate, activated - activatedExpertsWithGate / 2);
-    assert.equal(rows[0].neuron_balance, undefined);
-    assert.equal(typeof mone.neuron_balance, "number");
+    assert.equal(rows[0].neuron_entropy, undefined);
+    assert.equal(typeof mone.neuron_entropy, "number");
   });
 
   test("the sentence has the sign right and does not claim too much", () => {
@@ -365,11 +365,11 @@ describe("comparison", () => {
       "Configuration",
     ]);
     assertWellFormed(html);
-    assert.ok(!/(NaN|Infinity|undefined)/.test(html));
-    assert.ok(!/(src|href)\s*=\s*["']?\s*(https?:|\/\/)/i.test(html) && !/url\(|@import|<script/i.test(html));
+    assertLacks(html, /NaN|Infinity|undefined/);
+    assertLacks(html, /(src|href)\s*=\s*["']?\s*(https?:|\/\/)|url\(|@import|<script/i);
     assert.equal(count(html, "<svg"), 2 + 2 + 2 + 8 + 2);
     assert.equal(count(html, "<blockquote>"), 3);
-    assert.equal(count(html, '<rect class="bar c1"'), 8 * 24, "24 bars a layer, in the colour of their arm");
+    assert.equal(count(html, '<rect class="bar c1"'), 4 * 12 + 4 * 24, "in the colour of their arm");
     assert.ok(html.length < 300_000, `${html.length} characters`);
     for (const text of [
       "Once upon a time",
@@ -377,8 +377,28 @@ describe("comparison", () => {
       "K\u00a0=\u00a0F/4",
       "mone-small",
     ]) {
-      assert.ok(html.includes(text), text);
+      assertHas(html, text);
     }
+  });
+
+  test("layers are drawn on the same axes", () => {
+    const panels = comparisonPage(comparison)
+      .split("<svg")
+      .filter((svg) => svg.includes("<title>Layer"));
+    assert.equal(panels.length, 8);
+    for (const panel of panels) {
+      assert.deepEqual([xLabels(panel), yLabels(panel)], [xLabels(panels[0]), yLabels(panels[0])]);
+    }
+  });
+
+  test("the training loss is smoothed, and drawn at a few hundred places", () => {
+    const enlarged = comparisonPage(comparison).split("<svg")[2];
+    const heights = [...pathOf(enlarged, "line solid c0").matchAll(/,([\d.]+)/g)].map((match) =>
+      Number(match[1]),
+    );
+    assert.ok(heights.length > 200 && heights.length <= 340, `${heights.length} places`);
+    const jumps = heights.slice(1).map((height, index) => Math.abs(height - heights[index]));
+    assert.ok(Math.max(...jumps) < 20, `a jump of ${Math.max(...jumps)} in a plot 210 high`);
   });
 
   test("a page without neurons to choose from, without balance and with a diverged arm", () => {
@@ -388,9 +408,9 @@ describe("comparison", () => {
     const diverged = { ...moe, name: "diverged", training, validation: [], final };
     const html = comparisonPage({ ...comparison, arms: [moe, diverged] });
     assertWellFormed(html);
-    assert.ok(!html.includes("NaN"));
-    assert.ok(html.includes("diverged has no finite loss"));
-    assert.ok(html.includes("all neurons of a chosen expert act"));
+    assertLacks(html, /NaN/);
+    assertHas(html, "diverged has no finite loss");
+    assertHas(html, "all neurons of a chosen expert act");
   });
 });
 
@@ -403,12 +423,28 @@ function pathOf(svg: string, classes: string): string {
   return new RegExp(`class="${classes}" d="([^"]*)"`).exec(svg)?.[1] ?? "";
 }
 
+function yLabels(svg: string): string[] {
+  return [...svg.matchAll(/<text class="muted end"[^>]*>([^<]*)</g)].map((match) => match[1]);
+}
+
+function xLabels(svg: string): string[] {
+  return [...svg.matchAll(/<text class="muted middle"[^>]*>(\d[^<]*)</g)].map((match) => match[1]);
+}
+
 function count(text: string, part: string): number {
   return text.split(part).length - 1;
 }
 
+function assertHas(markup: string, text: string): void {
+  assert.ok(markup.includes(text), `lacks ${text}`);
+}
+
+function assertLacks(markup: string, pattern: RegExp): void {
+  assert.equal(pattern.exec(markup)?.[0], undefined);
+}
+
 function assertDrawn(svg: string): void {
-  assert.ok(!/NaN|Infinity|undefined|null/.test(svg), svg);
+  assertLacks(svg, /NaN|Infinity|undefined|null/);
   assertWellFormed(svg);
 }
 
@@ -482,8 +518,8 @@ function inventedComparison(): Comparison {
         layers: Array.from({ length: 8 }, (_, layer) => ({
           ...use(0.93, layer + 9),
           histogram: {
-            edges: Array.from({ length: 25 }, (_, index) => index / 6),
-            counts: Array.from({ length: 24 }, (_, index) =>
+            edges: Array.from({ length: 13 + 12 * (layer % 2) }, (_, index) => index / 6),
+            counts: Array.from({ length: 12 + 12 * (layer % 2) }, (_, index) =>
               Math.round(
                 900 * Math.exp(-((index - 5 + layer / 4) ** 2) / (9 + 4 * layer)) +
                   30 * random.uniform(index),

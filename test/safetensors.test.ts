@@ -278,7 +278,7 @@ describe("damaged files", () => {
     ["not JSON", fileBytes('{"w": ', data), /not JSON/],
     ["unclosed name", fileBytes('{"w', data), /not JSON/],
     ["bad escape in a name", fileBytes('{"\\q": 1}', data), /not JSON/],
-    ["not UTF-8", fileBytes(Buffer.from([0x7b, 0xff, 0x7d]), data), /not JSON/],
+    ["not UTF-8", fileBytes(Buffer.from(`{"\xff":${json}}`, "latin1"), data), /not JSON/],
     ["byte order mark", fileBytes(`\ufeff{"w":${json}}`, data), /not JSON/],
     ["a list", fileBytes("[]", new Uint8Array(0)), /not a JSON object/],
     ["null", fileBytes("null", new Uint8Array(0)), /not a JSON object/],

@@ -1,6 +1,7 @@
 // `mone compare`: a MoE, a MoNE with half of its activated expert parameters, and the control that halves them by
 // sending tokens to half as many experts; trained on the same tokens from the same seed, put side by side in a report.
 
+import { existsSync } from "node:fs";
 import { arch, cpus, platform, totalmem } from "node:os";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
@@ -123,7 +124,7 @@ export async function compare(
         ...settings,
         model: { ...settings.model, ...arm.model },
         out: run,
-        resume: options.resume && isRunFolder(run),
+        resume: options.resume && existsSync(join(run, "config.json")),
         backend,
         prepared,
         signal,
@@ -217,32 +218,26 @@ function samplePrompt({ tokenizer, dataset }: PreparedData): string {
   return (lineEnd > 0 ? start.slice(0, lineEnd) : start).replace(/\uFFFD+$/, "");
 }
 
-function settingsOf(options: CompareOptions): TrainConfigInput {
-  const {
-    out,
-    resume,
-    threads,
-    backend,
-    signal,
-    onArm,
-    onStep,
-    onProgress,
-    announce,
-    command,
-    preset,
-    ...given
-  } = options;
-  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-}
+/** Options that say how to run; the others are settings of the runs. */
+const COMPARE_OPTIONS = [
+  "preset",
+  "out",
+  "resume",
+  "threads",
+  "backend",
+  "signal",
+  "onArm",
+  "onStep",
+  "onProgress",
+  "announce",
+  "command",
+];
 
-function isRunFolder(path: string): boolean {
-  try {
-    RunFolder.open(path);
-    return true;
-  } catch (error) {
-    if (error instanceof UsageError) return false;
-    throw error;
-  }
+function settingsOf(options: CompareOptions): TrainConfigInput {
+  const entries = Object.entries(options).filter(
+    ([name, value]) => !COMPARE_OPTIONS.includes(name) && value !== undefined,
+  );
+  return Object.fromEntries(entries);
 }
 
 function machine(backend: Backend): Record<string, string> {

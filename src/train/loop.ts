@@ -79,14 +79,13 @@ export interface TrainResult {
  */
 export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   const { announce = console.error } = options;
-  const given = pickSettings(options);
-  checkSettings(given);
+  const given = configurationOf(options);
   const path =
     options.out ??
     join("runs", `${given.preset ?? settings.preset.default}-seed${given.seed ?? settings.seed.default}`);
   const existing = options.resume ? RunFolder.open(path) : undefined;
   if (existing) refuseChanges(given, existing);
-  const input = existing ? pickSettings(existing.config as TrainConfigInput) : given;
+  const input = existing ? storedSettings(existing.config as TrainConfigInput) : given;
   const wanted = resolveTrainConfig(input, 1);
 
   const backend = options.backend ?? openBackend({ threads: options.threads }, announce);
@@ -199,9 +198,32 @@ function notFinite(
   );
 }
 
-/** The part of some options that is configuration. */
-function pickSettings(options: TrainConfigInput): TrainConfigInput {
-  const entries = [...settingNames, "model" as const].map((name) => [name, options[name]]);
+/** Options that say how to run, not what to compute. */
+const RUN_OPTIONS = [
+  "out",
+  "resume",
+  "backend",
+  "threads",
+  "prepared",
+  "signal",
+  "onStep",
+  "onProgress",
+  "announce",
+];
+
+/** The other options. @throws UsageError for one that does not exist. */
+function configurationOf(options: TrainOptions): TrainConfigInput {
+  const entries = Object.entries(options).filter(
+    ([name, value]) => !RUN_OPTIONS.includes(name) && value !== undefined,
+  );
+  const given = Object.fromEntries(entries);
+  checkSettings(given);
+  return given;
+}
+
+/** The settings among the keys of a stored configuration. */
+function storedSettings(stored: TrainConfigInput): TrainConfigInput {
+  const entries = [...settingNames, "model" as const].map((name) => [name, stored[name]]);
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 

@@ -1,0 +1,261 @@
+// Training as a whole: it learns, it is a pure function of its configuration, and nothing that stops it loses work.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { loadModel } from "../src/checkpoint/loadModel.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
+import { RunError, UsageError } from "../src/errors.ts";
+import { resolveModelConfig } from "../src/model/config.ts";
+import { Transformer } from "../src/model/transformer.ts";
+import { tokenDatasetFromMemory } from "../src/text/dataset.ts";
+import { byteTokenizer } from "../src/text/tokenizer.ts";
+import { type MetricsRecord, type TrainOptions, train } from "../src/train/loop.ts";
+import { AdamW } from "../src/train/optimizer.ts";
+import { RunFolder } from "../src/train/runFolder.ts";
+import { trainStep } from "../src/train/step.ts";
+import { bestBackend } from "./support/backends.ts";
+import { tinyRun, toyText, writeToyText } from "./support/tinyRun.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "mone-training-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const toy = writeToyText(join(folder, "toy.txt"));
+
+let runs = 0;
+const newRun = (changes: TrainOptions = {}): TrainOptions => ({
+  ...tinyRun,
+  data: toy,
+  out: join(folder, `run-${runs++}`),
+  threads: 2,
+  announce: () => {},
+  ...changes,
+});
+
+/** Metrics without what depends on the clock. */
+function timeless(path: string): object[] {
+  return RunFolder.open(path)
+    .readMetrics()
+    .map(({ seconds, tokensPerSecond, ...record }) => record);
+}
+
+/** All weights of a run's newest checkpoint. */
+function weights(path: string): string {
+  const { path: checkpoint } = RunFolder.open(path).checkpoints().at(-1)!;
+  return readFileSync(join(checkpoint, "model.safetensors")).toString("base64");
+}
+
+test("a MoNE overfits one batch to a loss below 0.01", async () => {
+  const backend = bestBackend();
+  const config = resolveModelConfig({
+    ...tinyRun.model,
+    hidden_size: 64,
+    num_attention_heads: 4,
+    moe_intermediate_size: 64,
+    num_neurons_per_tok: 16,
+    max_position_embeddings: 32,
+  });
+  for (const dtype of ["f32", "bf16"]) {
+    const model = new Transformer(config, backend);
+    model.initialise(1);
+    const options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0, clip: 1 };
+    const optimizer = new AdamW(backend, model.parameters.values(), options);
+    const ids = byteTokenizer()
+      .encode(toyText(20))
+      .subarray(0, 4 * 33);
+    const rows = [0, 1, 2, 3].map((row) => ids.subarray(33 * row, 33 * row + 33));
+    const batch = {
+      inputs: Uint32Array.from(rows.flatMap((row) => [...row.subarray(0, 32)])),
+      targets: Uint32Array.from(rows.flatMap((row) => [...row.subarray(1)])),
+      count: 4,
+    };
+    let loss = Number.POSITIVE_INFINITY;
+    let step = 0;
+    for (; step < 400 && loss >= 0.01; step++) {
+      ({ loss } = await trainStep(model, optimizer, [batch], { learningRate: 3e-3, bf16: dtype === "bf16" }));
+    }
+    assert.ok(loss < 0.01, `${dtype}: loss ${loss} after ${step} steps`);
+    optimizer.close();
+    model.close();
+  }
+  assert.equal(backend.bytesInUse, 0, "every intermediate was freed");
+  backend.close();
+});
+
+test("micro-batches add up to the batch they were cut from", async () => {
+  const losses = [];
+  for (const [batch, accumulation] of [
+    [4, 1],
+    [2, 2],
+    [1, 4],
+  ]) {
+    const model = { ...tinyRun.model, router_aux_loss_coef: 0, neuron_aux_loss_coef: 0 };
+    const options = newRun({ batch, accumulation, steps: 6, dtype: "f32", model });
+    losses.push((await train(options)).validation.loss);
+  }
+  for (const loss of losses) assert.ok(Math.abs(loss - losses[0]) < 1e-4, `${losses}`);
+});
+
+test("the same seed gives the same run, another seed another one, and any number of threads the same", async () => {
+  const first = newRun();
+  const second = newRun({ threads: 1 });
+  const other = newRun({ seed: 2 });
+  const a = await train(first);
+  const b = await train(second);
+  await train(other);
+  assert.equal(a.validation.loss, b.validation.loss);
+  assert.deepEqual(timeless(first.out!), timeless(second.out!));
+  assert.equal(weights(first.out!), weights(second.out!));
+  assert.notDeepEqual(timeless(first.out!), timeless(other.out!));
+  const metrics = RunFolder.open(first.out!).readMetrics() as unknown as MetricsRecord[];
+  assert.equal(metrics.length, 24);
+  assert.ok(metrics[23].loss < metrics[0].loss - 1, "it learns");
+  assert.ok(Math.abs((metrics[0].expertBalance ?? 0) - 1) < 0.5);
+  assert.ok((metrics[0].neuronBalance ?? 0) > 0.9);
+});
+
+test("an aborted run saves, and resumes to the same end; a finished one can be resumed too", async () => {
+  const whole = newRun();
+  const { validation } = await train(whole);
+  const stopped = newRun();
+  const controller = new AbortController();
+  await assert.rejects(
+    train({
+      ...stopped,
+      signal: controller.signal,
+      onStep: ({ step }) => step === 10 && controller.abort(new Error("stop")),
+    }),
+    /stop/,
+  );
+  assert.equal(RunFolder.open(stopped.out!).checkpoints().at(-1)!.step, 10);
+  const { out, announce, threads } = stopped;
+  const resumed = await train({ out, announce, threads, resume: true });
+  assert.equal(resumed.validation.loss, validation.loss);
+  assert.deepEqual(timeless(out!), timeless(whole.out!));
+  assert.equal(weights(out!), weights(whole.out!));
+  const again = await train({ out, announce, threads, resume: true });
+  assert.equal(again.validation.loss, validation.loss);
+  await assert.rejects(train({ out, announce, resume: true, learningRate: 1 }), UsageError);
+});
+
+test("kill -9 at 20 random moments: the run resumes to the same end, bit for bit", {
+  timeout: 240_000,
+}, async () => {
+  const whole = newRun();
+  const { validation } = await train(whole);
+  const out = join(folder, "killed");
+  const script = new URL("support/trainOnce.ts", import.meta.url).pathname;
+  const launch = (resume: boolean) =>
+    spawn(process.execPath, ["--import", "tsx", script, out, ...(resume ? ["resume"] : [])], {
+      env: { ...process.env, TOY_TEXT: toy },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+  let finals = 0;
+  let state = 99;
+  for (let kill = 0; kill < 20; kill++) {
+    if (kill % 5 === 0) rmSync(out, { recursive: true, force: true });
+    const started = readdirSync(folder).includes("killed") && readdirSync(out).includes("config.json");
+    const child = launch(started);
+    const exited = new Promise((resolve) => child.on("exit", resolve));
+    let output = "";
+    child.stdout.on("data", (chunk) => {
+      output += chunk;
+    });
+    // The start of a process takes longer than the whole run: the clock starts with the first step.
+    await Promise.race([new Promise((resolve) => child.stdout.once("data", resolve)), exited]);
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+    await Promise.race([new Promise((resolve) => setTimeout(resolve, (state >> 8) % 160)), exited]);
+    child.kill("SIGKILL");
+    await exited;
+    if (output.includes("final")) finals++;
+  }
+  assert.ok(finals < 15, `only ${20 - finals} of 20 kills hit a running process`);
+  const { announce, threads } = whole;
+  const resumed = await train({ out, announce, threads, resume: true });
+  assert.equal(resumed.validation.loss, validation.loss);
+  assert.deepEqual(timeless(out), timeless(whole.out!));
+  assert.equal(weights(out), weights(whole.out!));
+});
+
+test("a loss that is not finite stops the run and says where", async () => {
+  const options = newRun({ learningRate: 1e20, warmup: 0, clip: 0, checkpointEvery: 1 });
+  await assert.rejects(train(options), (error: Error) => {
+    assert.ok(error instanceof RunError);
+    assert.match(
+      error.message,
+      /Step \d+ of .* gave loss (NaN|Infinity|-Infinity|[\d.e+]+).*batch from sequence \d+ on.*last good checkpoint is .*step-\d+/,
+    );
+    return true;
+  });
+});
+
+test("bad input leaves no folder behind and says what is wrong", async () => {
+  const cases: [TrainOptions, RegExp][] = [
+    [{ data: join(folder, "missing.txt") }, /missing\.txt/],
+    [
+      { model: { ...tinyRun.model, num_neurons_per_tok: 33 } },
+      /num_neurons_per_tok must be an integer from 1 to the expert width 32/,
+    ],
+    [{ model: { ...tinyRun.model, num_neurons_per_tok: 0 } }, /num_neurons_per_tok must be/],
+    [
+      { model: { ...tinyRun.model, num_experts_per_tok: 5 } },
+      /num_experts_per_tok 5 is more than num_experts 4/,
+    ],
+    [{ model: { ...tinyRun.model, num_attention_heads: 3 } }, /does not divide into 3 heads/],
+    [{ model: { ...tinyRun.model, vocab_size: 100 } }, /vocab_size 100 is smaller than the tokenizer's 256/],
+    [{ seqLen: 100_000 }, /one sequence needs 100001/],
+    [{ learningrate: 1 } as TrainOptions, /unknown key "learningrate"; did you mean "learningRate"/],
+    [
+      { model: { num_expert: 1 } as TrainOptions["model"] },
+      /unknown key "num_expert"; did you mean "num_experts"/,
+    ],
+  ];
+  for (const [changes, message] of cases) {
+    const options = newRun(changes);
+    await assert.rejects(train(options), (error: Error) => {
+      assert.ok(error instanceof UsageError, `${error.stack}`);
+      assert.match(error.message, message);
+      return true;
+    });
+    assert.ok(!readdirSync(folder).includes(options.out!.split("/").at(-1)!), "no folder is left");
+  }
+});
+
+test("a trained run writes text, the same for the same seed; a damaged checkpoint is refused", async () => {
+  const options = newRun({ steps: 40, checkpointEvery: 40 });
+  const { checkpoint } = await train(options);
+  const model = await loadModel(options.out!, { announce: () => {} });
+  const write = async (seed: number) => {
+    let text = "";
+    for await (const piece of model.generate("the cat", { maxTokens: 20, seed })) text += piece;
+    return text;
+  };
+  assert.equal(await write(1), await write(1));
+  assert.notEqual(await write(1), await write(2));
+  const sparse = await loadModel(options.out!, { neurons: 0.125, announce: () => {} });
+  assert.equal(sparse.config.num_neurons_per_tok, 4);
+  sparse.close();
+  model.close();
+
+  const path = join(checkpoint, "model.safetensors");
+  const file = SafetensorsFile.open(path);
+  assert.ok(
+    file.tensors.has("model.layers.0.mlp.experts.3.down_proj.weight"),
+    "expert by expert, as in qwen3_moe",
+  );
+  file.close();
+  const bytes = readFileSync(path);
+  writeFileSync(path, bytes.subarray(0, bytes.length - 100));
+  await assert.rejects(loadModel(checkpoint, { announce: () => {} }), RunError);
+  await assert.rejects(train({ out: options.out, resume: true, announce: () => {} }), RunError);
+});
+
+test("a dataset in memory trains without a file", async () => {
+  const tokenizer = byteTokenizer();
+  const ids = tokenizer.encode(toyText(300));
+  const dataset = tokenDatasetFromMemory(ids.subarray(0, 6000), ids.subarray(6000), { vocabSize: 256 });
+  const options = newRun({ steps: 3, prepared: { tokenizer, dataset } });
+  assert.equal((await train(options)).steps, 3);
+});
