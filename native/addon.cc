@@ -1,5 +1,7 @@
 // The border to JavaScript. It exports
-//   levels(): names of the instruction levels that this machine can run, best first
+//   levels(emulated): names of the instruction levels that this machine can run, best first; with `emulated` also
+//       those that are only for tests
+//   problems(): one line for each level that the machine claims to have but fails to run
 //   open(level, threads): chooses both; returns { signatures, nativeBf16 }
 //   run(index, buffers, params): runs kernel `index` of the chosen level; buffers: array of typed arrays,
 //       params: Float64Array. Types, counts and lengths are checked by the caller (src/backends/cpu.ts).
@@ -9,6 +11,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "cpu.h"
@@ -25,22 +28,44 @@ namespace avx2 { extern const Level level; }
 namespace avx512 { extern const Level level; }
 namespace avx512bf16 { extern const Level level; }
 namespace amx { extern const Level level; }
+namespace amxEmulated { extern const Level level; }
 #endif
 
 namespace {
 
-/** Every level this machine can run, best first. */
-std::vector<const Level*> usableLevels() {
-  std::vector<const Level*> list;
+struct Levels {
+  std::vector<const Level*> usable;    // best first
+  std::vector<const Level*> emulated;  // for tests
+  std::vector<std::string> problems;
+
+  void add(const Level& level) {
+    bool works = true;
+    const char* problem = " gives wrong results on this processor; it is left out.";
+    if (level.worksHere && !survivesIllegalInstruction([&] { works = level.worksHere(); })) {
+      works = false;
+      problem = " has an instruction that this processor refuses though it reports it; it is left out.";
+    }
+    if (works) usable.push_back(&level);
+    else problems.push_back(std::string("Instruction level ") + level.name + problem);
+  }
+};
+
+/** What this machine can run, found out once. */
+const Levels& machineLevels() {
+  static const Levels levels = [] {
+    Levels list;
 #if defined(__x86_64__)
-  const CpuFeatures& cpu = cpuFeatures();
-  if (cpu.amx) list.push_back(&amx::level);
-  if (cpu.avx512bf16) list.push_back(&avx512bf16::level);
-  if (cpu.avx512) list.push_back(&avx512::level);
-  if (cpu.avx2) list.push_back(&avx2::level);
+    const CpuFeatures& cpu = cpuFeatures();
+    if (cpu.amx) list.add(amx::level);
+    if (cpu.avx512bf16) list.add(avx512bf16::level);
+    if (cpu.avx512bf16) list.emulated.push_back(&amxEmulated::level);
+    if (cpu.avx512) list.add(avx512::level);
+    if (cpu.avx2) list.add(avx2::level);
 #endif
-  list.push_back(&portable::level);
-  return list;
+    list.add(portable::level);
+    return list;
+  }();
+  return levels;
 }
 
 const Level* chosen = nullptr;
@@ -50,17 +75,32 @@ napi_value fail(napi_env env, const char* message) {
   return nullptr;
 }
 
-napi_value levels(napi_env env, napi_callback_info) {
+napi_value strings(napi_env env, const std::vector<std::string>& list) {
   napi_value result;
-  napi_create_array(env, &result);
-  uint32_t i = 0;
-  for (const Level* level : usableLevels()) {
-    napi_value name;
-    napi_create_string_utf8(env, level->name, NAPI_AUTO_LENGTH, &name);
-    napi_set_element(env, result, i++, name);
+  napi_create_array_with_length(env, list.size(), &result);
+  for (size_t i = 0; i < list.size(); i++) {
+    napi_value text;
+    napi_create_string_utf8(env, list[i].c_str(), NAPI_AUTO_LENGTH, &text);
+    napi_set_element(env, result, uint32_t(i), text);
   }
   return result;
 }
+
+napi_value levels(napi_env env, napi_callback_info info) {
+  size_t argc = 1;
+  napi_value argv[1];
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  bool emulated;
+  if (argc != 1 || napi_get_value_bool(env, argv[0], &emulated) != napi_ok)
+    return fail(env, "levels(emulated: boolean)");
+  std::vector<std::string> names;
+  for (const Level* level : machineLevels().usable) names.push_back(level->name);
+  if (emulated)
+    for (const Level* level : machineLevels().emulated) names.push_back(level->name);
+  return strings(env, names);
+}
+
+napi_value problems(napi_env env, napi_callback_info) { return strings(env, machineLevels().problems); }
 
 napi_value open(napi_env env, napi_callback_info info) {
   size_t argc = 2;
@@ -73,21 +113,18 @@ napi_value open(napi_env env, napi_callback_info info) {
       napi_get_value_int32(env, argv[1], &count) != napi_ok)
     return fail(env, "open(level: string, threads: number)");
   const Level* found = nullptr;
-  for (const Level* level : usableLevels())
-    if (std::strcmp(level->name, name) == 0) found = level;
+  for (const auto& list : {machineLevels().usable, machineLevels().emulated})
+    for (const Level* level : list)
+      if (std::strcmp(level->name, name) == 0) found = level;
   if (!found) return fail(env, "this machine cannot run the instruction level asked for");
   chosen = found;
   setThreads(count);
-  napi_value result, signatures, bf16;
+  std::vector<std::string> signatures;
+  for (size_t i = 0; i < found->count; i++) signatures.push_back(found->kernels[i].signature);
+  napi_value result, bf16;
   napi_create_object(env, &result);
-  napi_create_array_with_length(env, found->count, &signatures);
-  for (size_t i = 0; i < found->count; i++) {
-    napi_value text;
-    napi_create_string_utf8(env, found->kernels[i].signature, NAPI_AUTO_LENGTH, &text);
-    napi_set_element(env, signatures, uint32_t(i), text);
-  }
   napi_get_boolean(env, found->nativeBf16, &bf16);
-  napi_set_named_property(env, result, "signatures", signatures);
+  napi_set_named_property(env, result, "signatures", strings(env, signatures));
   napi_set_named_property(env, result, "nativeBf16", bf16);
   return result;
 }
@@ -179,6 +216,7 @@ napi_value allocate(napi_env env, napi_callback_info info) {
 napi_value init(napi_env env, napi_value exports) {
   const napi_property_descriptor properties[] = {
       {"levels", nullptr, levels, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"problems", nullptr, problems, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"open", nullptr, open, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"run", nullptr, run, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"allocate", nullptr, allocate, nullptr, nullptr, nullptr, napi_default, nullptr},

@@ -3,7 +3,8 @@
     "target_name": "mone",
     "sources": [
       "addon.cc", "cpu.cc", "parallel.cc",
-      "level_portable.cc", "level_avx2.cc", "level_avx512.cc", "level_avx512bf16.cc", "level_amx.cc"
+      "level_portable.cc", "level_avx2.cc", "level_avx512.cc", "level_avx512bf16.cc", "level_amx.cc",
+      "level_amx_emulated.cc"
     ],
     "cflags_cc": ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall", "-Wno-psabi"],
     "cflags!": ["-O2"],

@@ -1,5 +1,8 @@
 #include "cpu.h"
 
+#include <csetjmp>
+#include <csignal>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -58,6 +61,18 @@ CpuFeatures detect() { return {}; }
 const CpuFeatures& cpuFeatures() {
   static const CpuFeatures features = detect();
   return features;
+}
+
+static sigjmp_buf beforeIllegalInstruction;
+
+bool survivesIllegalInstruction(const std::function<void()>& f) {
+  struct sigaction refuse = {}, previous;
+  refuse.sa_handler = [](int) { siglongjmp(beforeIllegalInstruction, 1); };
+  sigaction(SIGILL, &refuse, &previous);
+  const bool survived = sigsetjmp(beforeIllegalInstruction, 1) == 0;
+  if (survived) f();
+  sigaction(SIGILL, &previous, nullptr);
+  return survived;
 }
 
 #if defined(__x86_64__)

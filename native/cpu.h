@@ -1,6 +1,8 @@
 // What the processor can do, and the floating-point mode that kernels run in.
 #pragma once
 
+#include <functional>
+
 namespace mone {
 
 struct CpuFeatures {
@@ -12,6 +14,9 @@ struct CpuFeatures {
 
 /** Detected once; asks the operating system for permission to use AMX tiles. */
 const CpuFeatures& cpuFeatures();
+
+/** Calls f; false if it met an instruction that the processor refuses. On one thread at a time. */
+bool survivesIllegalInstruction(const std::function<void()>& f);
 
 /** Treats subnormal numbers as zero on this thread: they are up to 90 times slower and never matter here. */
 void flushDenormals();

@@ -8,10 +8,12 @@
 // level, inside a namespace of that level (level.inc); they use the vectors of vector.h, rarely intrinsics.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "parallel.h"
 
@@ -22,12 +24,16 @@ struct KernelEntry {
   void (*run)(const void* args);
 };
 
+/** a / b, rounded up; both positive or a zero. */
+constexpr int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 /** One instruction level: the same kernels, compiled for other hardware. */
 struct Level {
   const char* name;
   bool nativeBf16;  // multiplies bf16 in hardware, so that bf16 pays
   const KernelEntry* kernels;
   size_t count;
+  bool (*worksHere)();  // a trial of its rarest instructions; null if there is nothing to try
 };
 
 }  // namespace mone

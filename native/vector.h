@@ -15,38 +15,72 @@ static inline vf load(const float* p) {
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf splat(float x) { return x - vf{}; }
 
-/** The first n (0 < n < kLanes) elements, zero in the rest. */
-static inline vf loadPart(const float* p, int64_t n) {
-  vf v{};
-  std::memcpy(&v, p, 4 * n);
-  return v;
+/** The first n (0 < n <= kLanes) elements; the other lanes from `rest`, zero unless given. */
+static inline vf loadPart(const float* p, int64_t n, vf rest = vf{}) {
+#if MONE_LANES == 16
+  return _mm512_mask_loadu_ps(rest, __mmask16(0xffffu >> (16 - n)), p);
+#else
+  std::memcpy(&rest, p, 4 * n);
+  return rest;
+#endif
 }
-static inline void storePart(float* p, vf v, int64_t n) { std::memcpy(p, &v, 4 * n); }
+static inline void storePart(float* p, vf v, int64_t n) {
+#if MONE_LANES == 16
+  _mm512_mask_storeu_ps(p, __mmask16(0xffffu >> (16 - n)), v);
+#else
+  std::memcpy(p, &v, 4 * n);
+#endif
+}
+
+/** Lanes kIndex of a (0..kLanes-1) and b (kLanes..2*kLanes-1). */
+template <int... kIndex>
+static inline vf shuffle(vf a, vf b) {
+#if MONE_LANES == 16  // the compiler would expand some patterns into two instructions
+  return _mm512_permutex2var_ps(a, __m512i(vi{kIndex...}), b);
+#elif defined(__clang__)
+  return __builtin_shufflevector(a, b, kIndex...);
+#else
+  return __builtin_shuffle(a, b, vi{kIndex...});
+#endif
+}
+/** 0, 1, .. kLanes-1 as template arguments, to write shuffles with. */
+using LaneSequence = std::make_integer_sequence<int, kLanes>;
 
 static inline vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
 static inline vf vmin(vf a, vf b) { return a < b ? a : b; }
 static inline vf vabs(vf a) { return vf(vi(a) & 0x7fffffff); }
+static inline vf vsqrt(vf a) {
+  for (int i = 0; i < kLanes; i++) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
 
-/** Sum of the lanes, always in the same order. */
+/** Folds the lanes onto lane 0, half onto half: always in the same order. */
+template <int kWidth = kLanes / 2, class Op>
+static inline vf foldLanes(vf v, Op op) {
+  if constexpr (kWidth == 0) {
+    return v;
+  } else {
+    const vf other = [&]<int... kLane>(std::integer_sequence<int, kLane...>) {
+      return shuffle<((kLane + kWidth) % kLanes)...>(v, v);
+    }(LaneSequence{});
+    return foldLanes<kWidth / 2>(op(v, other), op);
+  }
+}
 static inline float sum(vf v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-  return lanes[0];
+  return foldLanes(v, [](vf a, vf b) { return a + b; })[0];
 }
-static inline float maximum(vf v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-  return lanes[0];
+static inline float maximum(vf v) { return foldLanes(v, vmax)[0]; }
+static inline int32_t minimum(vi v) {
+  return vi(foldLanes(vf(v), [](vf a, vf b) { return vf(vi(a) < vi(b) ? vi(a) : vi(b)); }))[0];
 }
 
-/** e^x, relative error below 2e-7: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2]. Clamped to finite results. */
+/**
+ * e^x, relative error below 2e-7: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2]. Clamped to finite results,
+ * except that NaN stays NaN.
+ */
 static inline vf vexp(vf x) {
-  x = vmin(vmax(x, splat(-87.3f)), splat(88.3f));
+  x = vmin(splat(88.3f), vmax(splat(-87.3f), x));  // of a NaN and a number, both return their second argument
   const vf n = x * 1.44269504f;
   const vi whole = __builtin_convertvector(n + select(n >= 0, splat(0.5f), splat(-0.5f)), vi);
   const vf k = __builtin_convertvector(whole, vf);
@@ -65,10 +99,66 @@ static inline vf vtanh(vf x) {
   return select(x < 0, -t, t);
 }
 
-/** Calls f(i, vector count) style loops: whole vectors, then one partial. */
-template <class Whole, class Part>
-static inline void forLanes(int64_t n, Whole&& whole, Part&& part) {
+/** What eachVector hands to its body: a whole vector, or the first n lanes of one (the others read as `rest`). */
+struct WholeVector {
+  vf get(const float* p, vf = vf{}) const { return load(p); }
+  void put(float* p, vf v) const { store(p, v); }
+  void update(float* p, vf v, bool accumulate) const { store(p, accumulate ? load(p) + v : v); }
+};
+struct PartVector {
+  int64_t n;
+  vf get(const float* p, vf rest = vf{}) const { return loadPart(p, n, rest); }
+  void put(float* p, vf v) const { storePart(p, v, n); }
+  void update(float* p, vf v, bool accumulate) const { put(p, accumulate ? get(p) + v : v); }
+};
+
+/** Calls body(i, lanes) for the vectors of 0..n, the last perhaps partial, so that one body serves both. */
+template <class Body>
+static inline void eachVector(int64_t n, Body&& body) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) whole(i);
-  if (i < n) part(i, n - i);
+  for (; i + kLanes <= n; i += kLanes) body(i, WholeVector{});
+  if (i < n) body(i, PartVector{n - i});
+}
+
+/** Copies n floats: a plain loop, since memcpy's string instructions can be five times slower on rows of a kilobyte. */
+static inline void copyFloats(float* to, const float* from, int64_t n) {
+  eachVector(n, [&](int64_t i, auto lanes) { lanes.put(to + i, lanes.get(from + i)); });
+}
+
+/** Sum of squares in f32, in four chains of additions. */
+static inline float sumOfSquares(const float* x, int64_t n) {
+  vf a{}, b{}, c{}, d{};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    const vf p = load(x + i), q = load(x + i + kLanes), r = load(x + i + 2 * kLanes), s = load(x + i + 3 * kLanes);
+    a += p * p;
+    b += q * q;
+    c += r * r;
+    d += s * s;
+  }
+  eachVector(n - i, [&](int64_t j, auto lanes) {
+    const vf p = lanes.get(x + i + j);
+    a += p * p;
+  });
+  return sum((a + b) + (c + d));
+}
+
+/** Items worth a task of a pass that memory limits: about 20 us, for items that touch so many floats. */
+static inline int64_t streamGrain(int64_t floatsPerItem) {
+  constexpr int64_t kFloatsPerTask = 1 << 16;
+  return std::max<int64_t>(1, kFloatsPerTask / std::max<int64_t>(1, floatsPerItem));
+}
+
+/**
+ * Sum of part(begin, end) over pieces of 0..count, added in order: the same for any number of threads. Uses slot 0
+ * of the scratch memory, which `part` must leave alone.
+ */
+template <class Part>
+static inline double parallelSum(int64_t count, int64_t piece, Part&& part) {
+  const int64_t pieces = ceilDivide(count, piece);
+  double* sums = static_cast<double*>(threadScratch(0, 8 * pieces));
+  parallelRange(count, piece, [&](int64_t begin, int64_t end) { sums[begin / piece] = part(begin, end); });
+  double total = 0;
+  for (int64_t i = 0; i < pieces; i++) total += sums[i];
+  return total;
 }

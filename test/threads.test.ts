@@ -1,10 +1,12 @@
 // The number of threads must not show in any result: every kernel with float outputs, on its samples of real size
-// (on the small ones where it has no others), gives the same bits with 1, 2, 3 and 5 threads.
+// (on the small ones where it has no others), gives the same bits with 1, 2, 3 and 5 threads. Nor must a row of a
+// matrix product show how many other rows were multiplied with it.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
 import { accessOf, dtypeOf } from "../src/kernels/kernel.ts";
+import { linear } from "../src/kernels/linear.ts";
 import { type AnySample, allKernels, makeArrays } from "./support/kernelCases.ts";
 
 type Kernel = (typeof allKernels)[number];
@@ -54,5 +56,36 @@ for (const kernel of allKernels.filter((k) => floatOutputs(k).length > 0)) {
         }
       }
     }
+  });
+}
+
+for (const level of cpuLevels({ emulated: true })) {
+  test(`a row's bits do not depend on the other rows: ${level}`, async () => {
+    const backend = openBackend({ level, threads: 2 });
+    const [n, k, rows] = [70, 600, 150];
+    const shape = { m: rows, n, k, accumulate: 0 };
+    const arrays = makeArrays(
+      linear as unknown as Kernel,
+      { name: "rows", params: { ...shape, bf16: 0 } },
+      "f32",
+    );
+    const [x, w, y] = ["x", "w", "y"].map((name) => {
+      const buffer = backend.allocate("f32", arrays[name].length);
+      backend.write(buffer, arrays[name] as Float32Array);
+      return buffer;
+    });
+    for (const bf16 of [0, 1]) {
+      backend.run(linear, { x, w, y }, { ...shape, bf16 });
+      const expected = await backend.read(y);
+      for (const m of [1, 2, 5, 13, 16, 17, 40, 113]) {
+        backend.run(linear, { x, w, y }, { ...shape, m, bf16 });
+        assert.deepEqual(
+          await backend.read(y, 0, m * n),
+          expected.slice(0, m * n),
+          `${m} rows, bf16 ${bf16}`,
+        );
+      }
+    }
+    backend.close();
   });
 }

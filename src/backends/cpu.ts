@@ -2,7 +2,7 @@
 // kernels, backends, tensor, mone, model and infer that imports Node modules.
 //
 // MONE_LEVEL=amx|avx512bf16|avx512|avx2|portable chooses a lower level (tests run all of them);
-// MONE_LEVEL=reference refuses the addon.
+// MONE_LEVEL=reference refuses the addon; amxEmulated is level amx for tests on machines without its instructions.
 
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
@@ -29,7 +29,8 @@ import { ReferenceBackend } from "./reference.ts";
 
 /** What native/addon.cc exports. */
 interface Addon {
-  levels(): string[];
+  levels(emulated: boolean): string[];
+  problems(): string[];
   open(level: string, threads: number): { signatures: string[]; nativeBf16: boolean };
   run(index: number, buffers: (Float32Array | Uint32Array)[], params: Float64Array): void;
   allocate(bytes: number): ArrayBuffer;
@@ -56,10 +57,13 @@ export interface CpuOptions {
   level?: string;
 }
 
-/** The instruction levels this machine can run, best first; empty without the native addon. */
-export function cpuLevels(): string[] {
+/**
+ * The instruction levels this machine can run, best first; empty without the native addon. With `emulated` also the
+ * slow one that emulates AMX tiles, for tests.
+ */
+export function cpuLevels({ emulated = false } = {}): string[] {
   const loaded = loadAddon();
-  return "addon" in loaded ? loaded.addon.levels() : [];
+  return "addon" in loaded ? loaded.addon.levels(emulated) : [];
 }
 
 /**
@@ -86,6 +90,7 @@ export function openBackend(
     );
     return new ReferenceBackend();
   }
+  for (const problem of loaded.addon.problems()) announce(problem);
   return new CpuBackend(loaded.addon, { ...options, level });
 }
 
@@ -100,9 +105,9 @@ class CpuBackend implements Backend {
   readonly #params = new Float64Array(16);
 
   constructor(addon: Addon, { threads = availableParallelism(), level }: CpuOptions) {
-    const levels = addon.levels();
+    const levels = addon.levels(false);
     const chosen = level ?? levels[0];
-    if (!levels.includes(chosen)) {
+    if (!addon.levels(true).includes(chosen)) {
       throw new UsageError(
         `This machine cannot run instruction level "${chosen}"; it has ${levels.join(", ")}.`,
       );

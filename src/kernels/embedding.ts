@@ -59,7 +59,15 @@ export const embeddingGrad = defineKernel({
       for (let d = 0; d < width; d++) dtable[ids[t] * width + d] += dy[t * width + d];
     }
   },
-  samples: samples.flatMap((sample) =>
+  // The sample added here has several blocks of columns.
+  samples: [
+    ...samples,
+    {
+      name: "400 tokens, width 130",
+      params: { tokens: 400, width: 130, vocab: 60 },
+      inputs: { ids: Array.from({ length: 400 }, (_, t) => (t * t) % 60) },
+    },
+  ].flatMap((sample) =>
     [0, 1].map((accumulate) => ({
       ...sample,
       name: `${sample.name}${accumulate ? " add" : ""}`,

@@ -1,21 +1,52 @@
+// Matrix products of linear layers: see linear.ts for what they compute, native/gemm.h for how.
+
 #define linear_INTERFACE(B, P) \
   B(in, f32, x) B(in, f32, w) B(inout, f32, y) P(int, m) P(int, n) P(int, k) P(int, accumulate) P(int, bf16)
-KERNEL(linear) {}
+KERNEL(linear) {
+  gemm::Product product = {a.x, a.w, a.y, a.m, a.n, a.k};
+  gemm::multiply<gemm::NT>(&product, 1, a.accumulate, a.bf16);
+}
+
 #define linearGradInput_INTERFACE(B, P) \
   B(in, f32, dy) B(in, f32, w) B(inout, f32, dx) P(int, m) P(int, n) P(int, k) P(int, accumulate) P(int, bf16)
-KERNEL(linearGradInput) {}
+KERNEL(linearGradInput) {
+  gemm::Product product = {a.dy, a.w, a.dx, a.m, a.k, a.n};
+  gemm::multiply<gemm::NN>(&product, 1, a.accumulate, a.bf16);
+}
+
 #define linearGradWeight_INTERFACE(B, P) \
   B(in, f32, dy) B(in, f32, x) B(inout, f32, dw) P(int, m) P(int, n) P(int, k) P(int, accumulate) P(int, bf16)
-KERNEL(linearGradWeight) {}
+KERNEL(linearGradWeight) {
+  gemm::Product product = {a.dy, a.x, a.dw, a.n, a.k, a.m};
+  gemm::multiply<gemm::TN>(&product, 1, a.accumulate, a.bf16);
+}
+
 #define groupedLinear_INTERFACE(B, P)                                                           \
   B(in, f32, x) B(in, f32, w) B(in, u32, offsets) B(inout, f32, y) P(int, groups) P(int, rows) P(int, n) P(int, k) \
   P(int, accumulate) P(int, bf16)
-KERNEL(groupedLinear) {}
+KERNEL(groupedLinear) {
+  auto* products = gemm::groupProducts(a.groups, a.offsets, [&](int64_t e, int64_t first, int64_t rows) {
+    return gemm::Product{a.x + first * a.k, a.w + e * a.n * a.k, a.y + first * a.n, rows, a.n, a.k};
+  });
+  gemm::multiply<gemm::NT>(products, a.groups, a.accumulate, a.bf16);
+}
+
 #define groupedLinearGradInput_INTERFACE(B, P)                                                  \
   B(in, f32, dy) B(in, f32, w) B(in, u32, offsets) B(inout, f32, dx) P(int, groups) P(int, rows) P(int, n) P(int, k) \
   P(int, accumulate) P(int, bf16)
-KERNEL(groupedLinearGradInput) {}
+KERNEL(groupedLinearGradInput) {
+  auto* products = gemm::groupProducts(a.groups, a.offsets, [&](int64_t e, int64_t first, int64_t rows) {
+    return gemm::Product{a.dy + first * a.n, a.w + e * a.n * a.k, a.dx + first * a.k, rows, a.k, a.n};
+  });
+  gemm::multiply<gemm::NN>(products, a.groups, a.accumulate, a.bf16);
+}
+
 #define groupedLinearGradWeight_INTERFACE(B, P)                                                 \
   B(in, f32, dy) B(in, f32, x) B(in, u32, offsets) B(inout, f32, dw) P(int, groups) P(int, rows) P(int, n) P(int, k) \
   P(int, accumulate) P(int, bf16)
-KERNEL(groupedLinearGradWeight) {}
+KERNEL(groupedLinearGradWeight) {
+  auto* products = gemm::groupProducts(a.groups, a.offsets, [&](int64_t e, int64_t first, int64_t rows) {
+    return gemm::Product{a.dy + first * a.n, a.x + first * a.k, a.dw + e * a.n * a.k, a.n, a.k, rows};
+  });
+  gemm::multiply<gemm::TN>(products, a.groups, a.accumulate, a.bf16);
+}

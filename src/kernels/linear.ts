@@ -39,6 +39,12 @@ const shapes = [
   { m: 70, n: 48, k: 130 },
   { m: 1, n: 64, k: 32 },
 ];
+/** Beyond what a kernel may treat as one block in any of the three directions. */
+const edgeShapes = [
+  { m: 17, n: 19, k: 700 },
+  { m: 3, n: 550, k: 5 },
+  { m: 1100, n: 10, k: 6 },
+];
 const largeShape = { m: 1024, n: 512, k: 512 };
 
 function denseSamples(accumulates: boolean) {
@@ -51,6 +57,12 @@ function denseSamples(accumulates: boolean) {
           params: { ...shape, accumulate, bf16 },
         })),
       ),
+    ),
+    ...edgeShapes.flatMap((shape) =>
+      [0, 1].map((bf16) => ({
+        name: `${shape.m}x${shape.n}x${shape.k}${bf16 ? " bf16" : ""}`,
+        params: { ...shape, accumulate: 0, bf16 },
+      })),
     ),
     ...[0, 1].map((bf16) => ({
       name: `1024x512x512${bf16 ? " bf16" : ""}`,
@@ -146,6 +158,7 @@ export const linearGradWeight = defineKernel({
 const groupCounts = [
   { name: "4 groups, one empty", counts: [3, 0, 40, 2], n: 9, k: 17 },
   { name: "3 groups", counts: [65, 33, 1], n: 34, k: 48 },
+  { name: "3 groups, the first empty", counts: [0, 7, 300], n: 9, k: 5 },
 ];
 const largeCounts = Array.from({ length: 16 }, (_, e) => 128 + 16 * (e % 5) - 32);
 

@@ -6,6 +6,7 @@ import { defineKernel } from "./kernel.ts";
 const lengths = [
   { name: "5 elements", n: 5 },
   { name: "1003 elements", n: 1003 },
+  { name: "70001 elements", n: 70_001 }, // several pieces of a sum
   { name: "4 M elements", n: 1 << 22, large: true },
 ];
 

@@ -82,12 +82,14 @@ export const rmsNormGrad = defineKernel({
     }
     for (let d = 0; d < width; d++) dweight[d] = (accumulateWeight ? dweight[d] : 0) + total[d];
   },
-  samples: samples.flatMap(({ name, params: { rows, width }, large }) =>
-    [0, 1].map((flag) => ({
-      name: `${name}${flag ? " add" : ""}`,
-      params: { rows, width, accumulateX: flag, accumulateWeight: 1 - flag },
-      inputs: { rstd: Array.from({ length: rows }, (_, n) => 0.5 + (n % 7) / 8) },
-      ...(large && { large }),
-    })),
+  // The sample added here has a weight gradient of several partial sums.
+  samples: [...samples, { name: "5000 rows of 5", params: { rows: 5000, width: 5, eps: 1e-6 } }].flatMap(
+    ({ name, params: { rows, width }, large }) =>
+      [0, 1].map((flag) => ({
+        name: `${name}${flag ? " add" : ""}`,
+        params: { rows, width, accumulateX: flag, accumulateWeight: 1 - flag },
+        inputs: { rstd: Array.from({ length: rows }, (_, n) => 0.5 + (n % 7) / 8) },
+        ...(large && { large }),
+      })),
   ),
 });

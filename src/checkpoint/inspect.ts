@@ -1,0 +1,110 @@
+// What is in a model, without loading it: its configuration, its tensors grouped by what they do, and how many
+// parameters a token multiplies with. Not here: statistics of the values.
+
+import { join } from "node:path";
+import { RunError } from "../errors.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { countParameters, type ParameterCounts, parameterSpecs } from "../model/parameters.ts";
+import { sizeOf } from "../tensor/tensor.ts";
+import { findModelFolder } from "./loadModel.ts";
+import { readModelConfig, storedParts } from "./modelFolder.ts";
+import { SafetensorsFile } from "./safetensors.ts";
+
+const groups = [
+  "embedding",
+  "attention",
+  "router",
+  "experts",
+  "shared expert",
+  "dense layers",
+  "norms",
+  "head",
+] as const;
+
+/** What a tensor is for. */
+export type ParameterGroup = (typeof groups)[number];
+
+/** The tensors of one kind, over all layers. */
+export interface TensorSummary {
+  group: ParameterGroup;
+  /** The name, with `*` for the number of the layer. All experts of a layer are one tensor here. */
+  name: string;
+  shape: number[];
+  /** How many there are. */
+  tensors: number;
+  /** Weights in all of them. */
+  parameters: number;
+}
+
+export interface ModelInspection {
+  /** The model folder. */
+  path: string;
+  config: ModelConfig;
+  /** Types of the stored values, e.g. `["F32"]`. */
+  dtypes: string[];
+  tensors: TensorSummary[];
+  parameters: ParameterCounts;
+}
+
+/**
+ * Describes the model at `path`: a model folder, or a run folder, of which the best checkpoint is taken. Only the
+ * header of its file is read.
+ * @throws UsageError if there is no model; RunError if the file is damaged, or differs from what its configuration asks for.
+ */
+export function inspectModel(path: string): ModelInspection {
+  const folder = findModelFolder(path);
+  const config = readModelConfig(folder);
+  return {
+    path: folder,
+    config,
+    dtypes: checkStoredTensors(join(folder, "model.safetensors"), config),
+    tensors: summarise(config),
+    parameters: countParameters(config),
+  };
+}
+
+/** Whether every tensor is there in its shape. @returns the types of values that occur. */
+function checkStoredTensors(path: string, config: ModelConfig): string[] {
+  const file = SafetensorsFile.open(path);
+  file.close();
+  const dtypes = new Set<string>();
+  for (const { name, shape } of parameterSpecs(config).flatMap(storedParts)) {
+    const stored = file.tensors.get(name);
+    if (!stored) throw new RunError(`${path} has no tensor ${name}, which its config.json asks for`);
+    if (stored.shape.join() !== shape.join()) {
+      throw new RunError(
+        `${path}: tensor ${name} has shape [${stored.shape}], but config.json asks for [${shape}]`,
+      );
+    }
+    dtypes.add(stored.dtype);
+  }
+  return [...dtypes].sort();
+}
+
+function summarise(config: ModelConfig): TensorSummary[] {
+  const summaries = new Map<string, TensorSummary>();
+  for (const { name: fullName, shape } of parameterSpecs(config)) {
+    const name = fullName.replace(/^model\.layers\.\d+/, "model.layers.*");
+    const summary = summaries.get(name);
+    if (summary) {
+      summary.tensors++;
+      summary.parameters += sizeOf(shape);
+    } else {
+      const group = groupOf(name);
+      summaries.set(name, { group, name, shape: [...shape], tensors: 1, parameters: sizeOf(shape) });
+    }
+  }
+  return [...summaries.values()].sort((a, b) => groups.indexOf(a.group) - groups.indexOf(b.group));
+}
+
+function groupOf(name: string): ParameterGroup {
+  if (name === "model.embed_tokens.weight") return "embedding";
+  if (name === "lm_head.weight") return "head";
+  if (/norm\.weight$/.test(name)) return "norms";
+  if (name.includes(".self_attn.")) return "attention";
+  if (name.endsWith(".mlp.gate.weight")) return "router";
+  if (name.includes(".mlp.experts.")) return "experts";
+  if (name.includes(".mlp.shared_expert.")) return "shared expert";
+  if (name.includes(".mlp.")) return "dense layers";
+  throw new Error(`inspect.ts knows no group for ${name}`);
+}

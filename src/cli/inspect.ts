@@ -1,0 +1,67 @@
+// `mone inspect`: what is in a model folder.
+
+import type { Command } from "commander";
+import type { ModelInspection } from "../checkpoint/inspect.ts";
+import { expertWidth, keptNeurons } from "../model/config.ts";
+import { formatCount, formatPercent } from "../report/format.ts";
+import { action, type Context } from "./action.ts";
+import { addCommonOptions } from "./options.ts";
+
+export function addInspectCommand(program: Command): void {
+  const command = program
+    .command("inspect")
+    .description("show a model's configuration, parameters, and what a token activates")
+    .argument("<model>", "model folder, or run folder (its best checkpoint)");
+  addCommonOptions(command, "mone inspect runs/first");
+  command.action(action(run));
+}
+
+async function run({ output }: Context, path: string): Promise<void> {
+  const { inspectModel } = await import("../checkpoint/inspect.ts");
+  const inspection = inspectModel(path);
+  output.line(`${inspection.path} (${inspection.dtypes.join(", ")})`);
+  output.line();
+  for (const line of configurationLines(inspection)) output.line(line);
+  output.line();
+  output.table({
+    columns: [
+      { key: "group", label: "Group", align: "left" },
+      { key: "name", label: "Tensor", align: "left" },
+      { key: "shape", label: "Shape", align: "right" },
+      { key: "tensors", label: "Count", align: "right" },
+      { key: "parameters", label: "Parameters", align: "right" },
+    ],
+    rows: inspection.tensors.map((tensor) => ({ ...tensor, shape: tensor.shape.join(" x ") })),
+  });
+  output.line();
+  for (const line of activationLines(inspection)) output.line(line);
+  output.json(inspection);
+}
+
+/** The configuration in brief. */
+function configurationLines({ config }: ModelInspection): string[] {
+  const { num_experts: experts, num_neurons_per_tok: kept } = config;
+  const width = expertWidth(config);
+  const neurons = kept === null || kept === width ? `all ${width} neurons` : `${kept} of ${width} neurons`;
+  return [
+    `layers: ${config.num_hidden_layers} of width ${config.hidden_size}; vocabulary ${config.vocab_size}, ` +
+      `${config.max_position_embeddings} positions`,
+    `attention: ${config.num_attention_heads} heads of ${config.head_dim}, ` +
+      `${config.num_key_value_heads} for keys and values`,
+    experts === 0
+      ? `no experts; ${neurons} kept per token`
+      : `experts: ${config.num_experts_per_tok} of ${experts} per token, ${neurons} kept in each`,
+  ];
+}
+
+/** Total and activated parameters, in both readings of what the gate projection costs. */
+function activationLines({ parameters, config }: ModelInspection): string[] {
+  const { total, activatedWithGate, activatedWithoutGate } = parameters;
+  const share = (count: number) => `${formatCount(count)} (${formatPercent(count / total)})`;
+  const kept = keptNeurons(config) < expertWidth(config);
+  return [
+    `total                    ${formatCount(total)}`,
+    `activated, with gate     ${share(activatedWithGate)}: gate projections counted in full`,
+    `activated, without gate  ${share(activatedWithoutGate)}: ${kept ? "only the rows of kept neurons" : "the same, all neurons are kept"}`,
+  ];
+}

@@ -1,0 +1,77 @@
+// Options that several commands share, and how option values become numbers. What an option needs to say is taken from
+// the table of settings where it is one. Not here: settings files and --set (settingsInput.ts).
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { parse } from "yaml";
+import { settings } from "../train/config.ts";
+
+/** Adds an example below a command's help. */
+export function addExample(command: Command, example: string): Command {
+  return command.addHelpText("after", `\nExample:\n  ${example}`);
+}
+
+/** Adds --json and --verbose, and an example below the help. */
+export function addCommonOptions(command: Command, example: string): Command {
+  command
+    .option("--json", "print one JSON object on stdout, everything else on stderr")
+    .option("--verbose", "show where in the program an error comes from");
+  return addExample(command, example);
+}
+
+export function addThreadsOption(command: Command): Command {
+  return command.option("--threads <n>", "threads that work on a kernel (default: all cores)", integer(1));
+}
+
+type SettingName = keyof typeof settings;
+
+/**
+ * Adds settings of training as options: `seqLen` becomes `--seq-len <value>`.
+ * @param hasPreset whether the default is that of the command's preset, not the table's.
+ */
+export function addSettingOptions(
+  command: Command,
+  names: readonly SettingName[],
+  hasPreset = false,
+): Command {
+  for (const name of names) {
+    const { default: fallback, help } = settings[name];
+    const flag = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    const shown = hasPreset || fallback === null ? "" : ` (default: ${fallback})`;
+    // Numbers are checked with the other settings, in their words.
+    const read = (text: string) => (typeof fallback === "number" ? readValue(text) : text);
+    command.addOption(new Option(`--${flag} <value>`, `${help}${shown}`).argParser(read));
+  }
+  return command;
+}
+
+/** A value as YAML has it: `3e-4`, `null`, `[0, 1]`, `text`. */
+export function readValue(text: string): unknown {
+  try {
+    return parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Reads an option that is an integer of at least `low`. */
+export function integer(low: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isInteger(value) || value < low) {
+      throw new InvalidArgumentError(`It must be an integer of at least ${low}.`);
+    }
+    return value;
+  };
+}
+
+/** Reads an option that is a number; its bounds are checked where it is used. */
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("It must be a number.");
+  return value;
+}
+
+/** Reads an option that may be given several times. */
+export function repeated(text: string, earlier: readonly string[] = []): readonly string[] {
+  return [...earlier, text];
+}

@@ -1,0 +1,121 @@
+// One line that says how far a long job is. On a terminal it is redrawn in place; in a pipe or a file a plain line
+// appears every few seconds. Not here: results (output.ts).
+
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatFixed,
+  formatTokensPerSecond,
+} from "../report/format.ts";
+import type { OnProgress } from "../text/progress.ts";
+import type { MetricsRecord } from "../train/loop.ts";
+
+const REDRAW_MS = 100;
+const PLAIN_LINE_MS = 5000;
+const ERASE_LINE = "\r\x1b[2K";
+
+/** What the line needs of a stream such as `process.stderr`. */
+export interface ProgressStream {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  write(text: string): unknown;
+}
+
+export class ProgressLine {
+  readonly #stream: ProgressStream;
+  readonly #now: () => number;
+  #task: string | undefined;
+  #writtenAt = 0;
+  /** The live line on the terminal. */
+  #live = "";
+  /** A state that came too early to be shown. */
+  #pending: string | undefined;
+
+  /** @param now milliseconds; tests bring their own clock. */
+  constructor(stream: ProgressStream, now: () => number = () => performance.now()) {
+    this.#stream = stream;
+    this.#now = now;
+  }
+
+  /**
+   * Shows `task: detail, detail`. The first state of a task appears at once.
+   * @param details most important first: on a narrow terminal the last ones are left out.
+   */
+  show(task: string, details: readonly string[]): void {
+    const { isTTY, columns = 80 } = this.#stream;
+    const text = fitLine(task, details, isTTY ? columns - 1 : Number.POSITIVE_INFINITY);
+    const isEarly = this.#now() - this.#writtenAt < (isTTY ? REDRAW_MS : PLAIN_LINE_MS);
+    if (task === this.#task && isEarly) this.#pending = text;
+    else this.#write(text);
+    this.#task = task;
+  }
+
+  /** A line that stays. */
+  note(line: string): void {
+    if (!this.#stream.isTTY) {
+      this.#stream.write(`${line}\n`);
+      return;
+    }
+    const erase = this.#live === "" ? "" : ERASE_LINE;
+    this.#stream.write(`${erase}${line}\n${this.#live}`);
+  }
+
+  /** Leaves the latest state where it is; what is written next begins on a line of its own. */
+  end(): void {
+    if (this.#pending !== undefined) this.#write(this.#pending);
+    if (this.#live !== "") this.#stream.write("\n");
+    this.#live = "";
+    this.#task = undefined;
+  }
+
+  #write(text: string): void {
+    if (this.#stream.isTTY) {
+      this.#stream.write(`${ERASE_LINE}${text}`);
+      this.#live = text;
+    } else {
+      this.#stream.write(`${text}\n`);
+    }
+    this.#pending = undefined;
+    this.#writtenAt = this.#now();
+  }
+}
+
+/** `task: detail, detail`, without the last details where they do not fit into `width` characters. */
+export function fitLine(task: string, details: readonly string[], width: number): string {
+  const line = (count: number) =>
+    [task, details.slice(0, count).join(", ")].filter((part) => part !== "").join(": ");
+  let count = details.length;
+  while (count > 1 && line(count).length > width) count--;
+  return line(count).slice(0, width);
+}
+
+/**
+ * An `onStep` that shows training on `progress`.
+ * @param task asked at every step; "" where there is but one run.
+ */
+export function showSteps(
+  progress: ProgressLine,
+  task: () => string = () => "",
+): (record: MetricsRecord, steps: number) => void {
+  return (record, steps) => {
+    // Means of the whole run: a single step is noisy.
+    const { step, tokens, seconds, loss } = record;
+    progress.show(task(), [
+      `step ${step}/${steps}`,
+      `loss ${formatFixed(loss, 3)}`,
+      formatTokensPerSecond(tokens / seconds),
+      step < steps
+        ? `ETA ${formatDuration((steps - step) * (seconds / step))}`
+        : `took ${formatDuration(seconds)}`,
+    ]);
+  };
+}
+
+/** An `onProgress` for the jobs of src/text. */
+export function showText(progress: ProgressLine): OnProgress {
+  return ({ task, done, total, unit }) => {
+    const amount = unit === "bytes" ? formatBytes : (count: number) => `${formatCount(count)} tokens`;
+    progress.show(task, [total === undefined ? amount(done) : `${amount(done)} of ${amount(total)}`]);
+  };
+}

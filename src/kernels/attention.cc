@@ -1,0 +1,293 @@
+// Causal attention and its gradient: see attention.ts. Both go through the S x S matrix in tiles that stay in cache;
+// the products are those of native/gemm.h, on operands packed here. Tiles that no query sees are skipped.
+
+using gemm::kPanelColumns, gemm::packA, gemm::packB, gemm::F32Format, gemm::Operand;
+constexpr int64_t kPanelRows = gemm::F32Product::kPanelRows;
+
+static inline int64_t roundUp(int64_t x, int64_t unit) { return ceilDivide(x, unit) * unit; }
+
+/** Rows (keys in the forward pass, queries in the gradient) whose packed forms are kept in the second level cache. */
+static inline int64_t rowsAtOnce(int64_t headDim) { return headDim <= 64 ? 256 : 128; }
+
+/** The first key that a query sees; the last is its own. */
+static inline int64_t firstVisible(int64_t query, int64_t window) {
+  return window > 0 && query >= window ? query - window + 1 : 0;
+}
+
+/** One head of one sequence in an array of [token, head, element]: row i is element (i, 0). */
+template <class T>
+struct HeadRows {
+  T* data;
+  int64_t stride;
+
+  HeadRows(T* all, int64_t seq, int64_t heads, int64_t headDim, int64_t sequence, int64_t head)
+      : data(all + (sequence * seq * heads + head) * headDim), stride(heads * headDim) {}
+  T* row(int64_t i) const { return data + i * stride; }
+  void clear(int64_t rows, int64_t n) const {
+    for (int64_t i = 0; i < rows; i++) std::memset(row(i), 0, n * sizeof(float));
+  }
+  /** As an operand whose inner index is the element, or the row. */
+  Operand<true> overElements() const { return {data, stride}; }
+  Operand<false> overRows() const { return {data, stride}; }
+};
+
+/** Hands out consecutive pieces of this thread's scratch memory. */
+class Pieces {
+ public:
+  explicit Pieces(int64_t floats) : next_(static_cast<float*>(threadScratch(0, floats * sizeof(float)))) {}
+  float* take(int64_t floats) { return std::exchange(next_, next_ + floats); }
+
+ private:
+  float* next_;
+};
+
+/** Packs columns of B as panels that follow each other, each of paddedUnits(inners) units. */
+template <bool kAlongInner>
+static void packColumns(float* to, const Operand<kAlongInner>& b, int64_t column, int64_t columns, int64_t inner,
+                        int64_t inners) {
+  const int64_t panel = gemm::paddedUnits<F32Format>(inners) * kPanelColumns;
+  for (int64_t j = 0; j < columns; j += kPanelColumns, to += panel)
+    packB<F32Format>(to, b, column + j, columns - j, inner, inners);
+}
+
+/** B as packColumns leaves it, from one of its units on. */
+struct PackedColumns {
+  const float* data;
+  int64_t units;  // of a whole panel
+
+  PackedColumns fromColumn(int64_t column) const { return {data + column * units, units}; }
+  PackedColumns fromUnit(int64_t unit) const { return {data + unit * kPanelColumns, units}; }
+};
+
+/** c[rows x columns] (+)= packed A (`units` units) times packed B. */
+static void multiplyPacked(int64_t units, const float* a, int64_t rows, PackedColumns b, float* c, int64_t stride,
+                           int64_t columns, bool add) {
+  for (int64_t j = 0; j < columns; j += kPanelColumns)
+    gemm::F32Product::multiply(units, a, rows, b.fromColumn(j).data, c + j, stride, columns - j, add);
+}
+
+/** A range of the columns of a tile. */
+struct Span {
+  int64_t first, last;
+
+  bool covers(int64_t j) const { return first <= j && j + kLanes <= last; }
+  /** All ones in the lanes of columns j.. that lie in the span. */
+  vi lanes(int64_t j) const {
+    vi lane;
+    for (int l = 0; l < kLanes; l++) lane[l] = l;
+    return lane >= int32_t(first - j) && lane < int32_t(last - j);
+  }
+};
+
+/** Softmax of one query while its scores come in blocks. */
+struct RunningSoftmax {
+  float largest = -3.4e38f, total = 0;
+
+  /**
+   * Takes in the scores of columns `tile` of which the query sees `visible`, and writes e^(score - largest) as packed
+   * units. Returns the factor for what was summed with earlier weights.
+   */
+  float add(float* scores, float* weights, float scale, Span tile, Span visible) {
+    vf most = splat(largest);
+    for (int64_t j = tile.first; j < tile.last; j += kLanes) {
+      vf score = load(scores + j) * scale;
+      if (!visible.covers(j)) score = select(visible.lanes(j), score, splat(-INFINITY));
+      store(scores + j, score);
+      most = vmax(most, score);
+    }
+    const float earlier = std::exchange(largest, maximum(most));
+    vf sums{};
+    for (int64_t j = tile.first; j < tile.last; j += kLanes) {
+      const vf score = load(scores + j);
+      const vf weight = select(score == -INFINITY, vf{}, vexp(score - largest));
+      store(weights + j * kPanelRows, weight);
+      sums += weight;
+    }
+    const float factor = earlier == largest ? 1 : std::exp(earlier - largest);
+    total = total * factor + sum(sums);
+    return factor;
+  }
+};
+
+static inline void scaleRow(float* row, float factor, int64_t n) {
+  eachVector(n, [&](int64_t c, auto lanes) { lanes.put(row + c, lanes.get(row + c) * factor); });
+}
+
+#define attention_INTERFACE(B, P)                                                                  \
+  B(in, f32, q) B(in, f32, k) B(in, f32, v) B(out, f32, o) B(out, f32, lse) P(int, batch) P(int, seq) \
+  P(int, heads) P(int, kvHeads) P(int, headDim) P(int, window) P(float, scale)
+KERNEL(attention) {
+  const int64_t depth = gemm::paddedUnits<F32Format>(a.headDim), keysAtOnce = rowsAtOnce(a.headDim);
+  // Queries of a task: about 256, so that packing keys and values costs little beside the products.
+  const int64_t blocks = ceilDivide(a.seq, 256), blockRows = roundUp(ceilDivide(a.seq, blocks), kPanelRows);
+
+  const auto attendBlock = [&](int64_t sequence, int64_t head, int64_t begin, int64_t end) {
+    const int64_t kvHead = head / (a.heads / a.kvHeads);
+    const HeadRows q(a.q, a.seq, a.heads, a.headDim, sequence, head);
+    const HeadRows k(a.k, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    const HeadRows v(a.v, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    const HeadRows o(a.o, a.seq, a.heads, a.headDim, sequence, head);
+
+    const int64_t columns = roundUp(a.headDim, kPanelColumns);
+    Pieces pieces(blockRows * depth + keysAtOnce * (depth + columns + 2 * kPanelRows) + 2 * blockRows);
+    float* packedQ = pieces.take(blockRows * depth);
+    float* packedK = pieces.take(keysAtOnce * depth);
+    float* packedV = pieces.take(keysAtOnce * columns);
+    float* scores = pieces.take(keysAtOnce * kPanelRows);
+    float* weights = pieces.take(keysAtOnce * kPanelRows);
+    auto* softmax = reinterpret_cast<RunningSoftmax*>(pieces.take(2 * blockRows));
+    std::fill(softmax, softmax + (end - begin), RunningSoftmax{});
+
+    packA<F32Format, kPanelRows>(packedQ, q.overElements(), begin, end - begin, 0, a.headDim);
+    for (int64_t key = firstVisible(begin, a.window); key < end; key += keysAtOnce) {
+      const int64_t keys = std::min(keysAtOnce, end - key);
+      packColumns(packedK, k.overElements(), key, keys, 0, a.headDim);
+      packColumns(packedV, v.overRows(), 0, a.headDim, key, keys);
+      const PackedColumns keyColumns{packedK, depth}, valueColumns{packedV, gemm::paddedUnits<F32Format>(keys)};
+
+      for (int64_t i = begin; i < end; i += kPanelRows) {
+        const int64_t rows = std::min(kPanelRows, end - i), start = firstVisible(i, a.window);
+        const int64_t first = std::max<int64_t>(0, start - key) / kPanelColumns * kPanelColumns;
+        const int64_t last = std::min(keys, i + rows - key);
+        if (first >= last) continue;
+        const Span tile{first, roundUp(last, kLanes)};
+        multiplyPacked(depth, packedQ + (i - begin) * depth, rows, keyColumns.fromColumn(first), scores + first,
+                       keysAtOnce, last - first, false);
+        const bool add = start < key;
+        for (int64_t r = 0; r < rows; r++) {
+          const Span visible{firstVisible(i + r, a.window) - key, i + r + 1 - key};
+          const float factor = softmax[i - begin + r].add(scores + r * keysAtOnce, weights + r * kLanes,
+                                                          float(a.scale), tile, visible);
+          if (add && factor != 1) scaleRow(o.row(i + r), factor, a.headDim);
+        }
+        multiplyPacked(tile.last - first, weights + first * kPanelRows, rows, valueColumns.fromUnit(first), o.row(i),
+                       o.stride, a.headDim, add);
+      }
+    }
+    for (int64_t i = begin; i < end; i++) {
+      const RunningSoftmax& row = softmax[i - begin];
+      scaleRow(o.row(i), 1 / row.total, a.headDim);
+      a.lse[(sequence * a.seq + i) * a.heads + head] = row.largest + std::log(row.total);
+    }
+  };
+
+  const int64_t grain = std::max<int64_t>(1, 500000 / (blockRows * a.seq * a.headDim));
+  parallelRange(a.batch * a.heads * blocks, grain, [&](int64_t firstTask, int64_t lastTask) {
+    for (int64_t task = firstTask; task < lastTask; task++) {
+      const int64_t begin = task % blocks * blockRows, pair = task / blocks;
+      attendBlock(pair / a.heads, pair % a.heads, begin, std::min(begin + blockRows, a.seq));
+    }
+  });
+}
+
+// The buffer of the output's gradient has a C++ keyword for a name; the field gets another.
+#define do outputGrad
+#define attentionGrad_INTERFACE(B, P)                                                                             \
+  B(in, f32, q) B(in, f32, k) B(in, f32, v) B(in, f32, o) B(in, f32, lse) B(in, f32, do) B(inout, f32, dq)       \
+  B(inout, f32, dk) B(inout, f32, dv) P(int, batch) P(int, seq) P(int, heads) P(int, kvHeads) P(int, headDim)    \
+  P(int, window) P(float, scale) P(int, accumulateQ) P(int, accumulateK) P(int, accumulateV)
+KERNEL(attentionGrad) {
+#undef do
+  const int64_t depth = gemm::paddedUnits<F32Format>(a.headDim), columns = roundUp(a.headDim, kPanelColumns);
+  const int64_t queriesAtOnce = rowsAtOnce(a.headDim), headsPerKey = a.heads / a.kvHeads;
+  const int64_t tileUnits = gemm::paddedUnits<F32Format>(kPanelRows);
+
+  // Tiles are transposed, keys by queries: then probabilities and their gradients leave the registers as packed rows
+  // for dv and dk, and what belongs to a query (lse, o . do) is a vector. A task has all the query heads of a key
+  // head, so that nobody else writes its dq, dk and dv.
+  const auto gradOfKeyHead = [&](int64_t sequence, int64_t kvHead) {
+    const HeadRows k(a.k, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    const HeadRows v(a.v, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    const HeadRows dk(a.dk, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    const HeadRows dv(a.dv, a.seq, a.kvHeads, a.headDim, sequence, kvHead);
+    if (!a.accumulateK) dk.clear(a.seq, a.headDim);
+    if (!a.accumulateV) dv.clear(a.seq, a.headDim);
+
+    Pieces pieces(queriesAtOnce * (2 * depth + 2 * columns + 4 * kPanelRows + 2) + 2 * kPanelRows * depth +
+                  (columns + roundUp(queriesAtOnce, kPanelRows)) * tileUnits);
+    float* elementsOfQ = pieces.take(queriesAtOnce * depth);  // B operands, inner index the element
+    float* elementsOfDo = pieces.take(queriesAtOnce * depth);
+    float* rowsOfQ = pieces.take(queriesAtOnce * columns);  // inner index the query
+    float* rowsOfDo = pieces.take(queriesAtOnce * columns);
+    float* rowsOfK = pieces.take(columns * tileUnits);
+    float* packedK = pieces.take(kPanelRows * depth);  // A operands
+    float* packedV = pieces.take(kPanelRows * depth);
+    float* weights = pieces.take(queriesAtOnce * kPanelRows);
+    float* packedDScores = pieces.take(queriesAtOnce * kPanelRows);
+    float* transposedDScores = pieces.take(roundUp(queriesAtOnce, kPanelRows) * tileUnits);
+    float* scores = pieces.take(queriesAtOnce * kPanelRows);  // then their gradients
+    float* dWeights = pieces.take(queriesAtOnce * kPanelRows);
+    float* lse = pieces.take(queriesAtOnce);
+    float* outputDots = pieces.take(queriesAtOnce);
+
+    for (int64_t head = kvHead * headsPerKey; head < (kvHead + 1) * headsPerKey; head++) {
+      const HeadRows q(a.q, a.seq, a.heads, a.headDim, sequence, head);
+      const HeadRows o(a.o, a.seq, a.heads, a.headDim, sequence, head);
+      const HeadRows dOutput(a.outputGrad, a.seq, a.heads, a.headDim, sequence, head);
+      const HeadRows dq(a.dq, a.seq, a.heads, a.headDim, sequence, head);
+      if (!a.accumulateQ) dq.clear(a.seq, a.headDim);
+
+      for (int64_t query = 0; query < a.seq; query += queriesAtOnce) {
+        const int64_t queries = std::min(queriesAtOnce, a.seq - query), queryUnits = gemm::paddedUnits<F32Format>(queries);
+        packColumns(elementsOfQ, q.overElements(), query, queries, 0, a.headDim);
+        packColumns(elementsOfDo, dOutput.overElements(), query, queries, 0, a.headDim);
+        packColumns(rowsOfQ, q.overRows(), 0, a.headDim, query, queries);
+        packColumns(rowsOfDo, dOutput.overRows(), 0, a.headDim, query, queries);
+        for (int64_t i = 0; i < queries; i++) {
+          lse[i] = a.lse[(sequence * a.seq + query + i) * a.heads + head];
+          const float *oRow = o.row(query + i), *dRow = dOutput.row(query + i);
+          vf products{};
+          eachVector(a.headDim, [&](int64_t c, auto lanes) { products += lanes.get(oRow + c) * lanes.get(dRow + c); });
+          outputDots[i] = sum(products);
+        }
+
+        for (int64_t key = firstVisible(query, a.window); key < query + queries; key += kPanelRows) {
+          const int64_t keys = std::min(kPanelRows, query + queries - key);
+          const int64_t first = std::max<int64_t>(0, key - query) / kPanelColumns * kPanelColumns;
+          const int64_t last = a.window > 0 ? std::min(queries, key + keys - 1 + a.window - query) : queries;
+          const Span tile{first, roundUp(last, kLanes)};
+          packA<F32Format, kPanelRows>(packedK, k.overElements(), key, keys, 0, a.headDim);
+          packA<F32Format, kPanelRows>(packedV, v.overElements(), key, keys, 0, a.headDim);
+          packColumns(rowsOfK, k.overRows(), 0, a.headDim, key, keys);
+          multiplyPacked(depth, packedK, keys, PackedColumns{elementsOfQ, depth}.fromColumn(first), scores + first,
+                         queriesAtOnce, last - first, false);
+          multiplyPacked(depth, packedV, keys, PackedColumns{elementsOfDo, depth}.fromColumn(first), dWeights + first,
+                         queriesAtOnce, last - first, false);
+
+          for (int64_t r = 0; r < keys; r++) {
+            const int64_t from = key + r - query;  // the first query that sees the key
+            const Span visible{from, a.window > 0 ? std::min(queries, from + a.window) : queries};
+            for (int64_t j = tile.first; j < tile.last; j += kLanes) {
+              float* score = scores + r * queriesAtOnce + j;
+              vf weight = vexp(load(score) * float(a.scale) - load(lse + j));
+              vf dScore = float(a.scale) * weight * (load(dWeights + r * queriesAtOnce + j) - load(outputDots + j));
+              if (!visible.covers(j)) {
+                weight = select(visible.lanes(j), weight, vf{});
+                dScore = select(visible.lanes(j), dScore, vf{});
+              }
+              store(weights + j * kPanelRows + r * kLanes, weight);
+              store(packedDScores + j * kPanelRows + r * kLanes, dScore);
+              store(score, dScore);
+            }
+          }
+
+          const int64_t units = tile.last - tile.first;
+          multiplyPacked(units, weights + first * kPanelRows, keys, PackedColumns{rowsOfDo, queryUnits}.fromUnit(first),
+                         dv.row(key), dv.stride, a.headDim, true);
+          multiplyPacked(units, packedDScores + first * kPanelRows, keys,
+                         PackedColumns{rowsOfQ, queryUnits}.fromUnit(first), dk.row(key), dk.stride, a.headDim, true);
+          packA<F32Format, kPanelRows>(transposedDScores, Operand<false>{scores, queriesAtOnce}, first, last - first, 0,
+                                       keys);
+          const int64_t keyUnits = gemm::paddedUnits<F32Format>(keys);
+          multiplyPacked(keyUnits, transposedDScores, last - first, PackedColumns{rowsOfK, keyUnits},
+                         dq.row(query + first), dq.stride, a.headDim, true);
+        }
+      }
+    }
+  };
+
+  const int64_t grain = std::max<int64_t>(1, 200000 / (a.seq * a.seq * a.headDim * headsPerKey));
+  parallelRange(a.batch * a.kvHeads, grain, [&](int64_t firstTask, int64_t lastTask) {
+    for (int64_t task = firstTask; task < lastTask; task++) gradOfKeyHead(task / a.kvHeads, task % a.kvHeads);
+  });
+}

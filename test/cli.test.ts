@@ -1,0 +1,343 @@
+// The command `mone` as its users meet it: child processes, on a model so small that the reference backend does.
+// Not here: the parts that need no process (cli-parts.test.ts), and whether what is computed is right.
+
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
+import { RunFolder } from "../src/train/runFolder.ts";
+
+const projectFile = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "mone-cli-"));
+const at = (name: string) => join(folder, name);
+
+interface Ended {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+function start(args: readonly string[]): ChildProcess {
+  const env = { ...process.env, MONE_LEVEL: "reference", NO_COLOR: "1" };
+  return spawn(process.execPath, [projectFile("dist/cli/main.js"), ...args], { cwd: folder, env });
+}
+
+async function ended(child: ChildProcess): Promise<Ended> {
+  const result: Ended = { code: null, stdout: "", stderr: "" };
+  child.stdout?.on("data", (data) => (result.stdout += data));
+  child.stderr?.on("data", (data) => (result.stderr += data));
+  result.code = await new Promise((resolve) => child.on("close", resolve));
+  return result;
+}
+
+async function mone(args: readonly string[], input = ""): Promise<Ended> {
+  const child = start(args);
+  child.stdin?.on("error", () => {}); // it may end without reading
+  child.stdin?.end(input);
+  return ended(child);
+}
+
+/** The settings of every training here; more arguments change them. */
+const training = (...args: string[]) => ["train", "--config", "tiny.yaml", ...args];
+
+/** Fails unless the command ended with this status and one sentence that says what is expected. */
+async function assertFails(
+  args: readonly string[],
+  code: number,
+  expected: RegExp,
+  input = "",
+): Promise<void> {
+  const { stderr, stdout, ...result } = await mone(args, input);
+  const context = `mone ${args.join(" ")}\n${stderr}`;
+  assert.equal(result.code, code, context);
+  assert.equal(stdout, "", context);
+  const errors = stderr.split("\n").filter((line) => line.startsWith("error:"));
+  assert.equal(errors.length, 1, context);
+  assert.match(errors[0], expected, context);
+  assert.doesNotMatch(stderr, /^\s+at /m, `no stack without --verbose: ${context}`);
+}
+
+before(async () => {
+  const compiled = spawnSync(process.execPath, [projectFile("scripts/compile.mjs")], { encoding: "utf8" });
+  assert.equal(compiled.status, 0, compiled.stderr);
+  let text = "";
+  for (let line = 0; line < 200; line++)
+    text += `line ${line}: the cat sat on the mat ${(line * line) % 97} times\n`;
+  writeFileSync(at("text.txt"), text);
+  writeFileSync(
+    at("tiny.yaml"),
+    `data: text.txt
+preset: mone-tiny
+seqLen: 16
+batch: 2
+steps: 60
+validTokens: 64
+model:
+  hidden_size: 16
+  num_hidden_layers: 2
+  num_attention_heads: 2
+  num_experts: 4
+  num_experts_per_tok: 2
+  moe_intermediate_size: 8
+  num_neurons_per_tok: 2
+`,
+  );
+});
+
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const commands = [
+  ["train"],
+  ["compare"],
+  ["generate"],
+  ["inspect"],
+  ["tokenizer"],
+  ["tokenizer", "train"],
+  ["tokenizer", "encode"],
+  ["tokenizer", "decode"],
+  ["bench"],
+  ["bench", "kernels"],
+];
+
+describe("help", { concurrency: 2 }, () => {
+  for (const command of [[], ...commands]) {
+    it(`of mone ${command.join(" ")} has an example`, async () => {
+      const { code, stdout } = await mone([...command, "--help"]);
+      assert.equal(code, 0);
+      assert.match(stdout, new RegExp(`Example:\n  mone ${command.join(" ")}`));
+    });
+  }
+
+  it("of train lists every setting and every key of the model", async () => {
+    const { stdout } = await mone(["train", "--help"]);
+    for (const name of [
+      "learningRate = 0.001",
+      "keepCheckpoints = 2",
+      "num_experts=16",
+      "initializer_range",
+    ]) {
+      assert.ok(stdout.includes(name), name);
+    }
+  });
+
+  it("is printed where a command is missing, with status 2", async () => {
+    const { code, stdout, stderr } = await mone([]);
+    assert.equal(code, 2);
+    assert.equal(stdout, "");
+    assert.match(stderr, /Usage: mone/);
+  });
+});
+
+describe("wrong usage is one sentence and status 2", { concurrency: 2 }, () => {
+  it("unknown command", () => assertFails(["trian"], 2, /unknown command 'trian' \(Did you mean train\?\)/));
+  it("unknown option", () => assertFails(["train", "--stpes", "3"], 2, /--stpes.*Did you mean --steps/));
+  it("missing argument", () => assertFails(["inspect"], 2, /missing required argument 'model'/));
+  it("no number", () =>
+    assertFails(["generate", ".", "x", "--seed", "one"], 2, /must be an integer of at least 0/));
+
+  const cases: [string, string[], RegExp][] = [
+    [
+      "unknown key",
+      ["--set", "learningrat=1"],
+      /--set: unknown key "learningrat"; did you mean "learningRate"/,
+    ],
+    ["unknown model key", ["--set", "model.num_expert=8"], /--set, model: .*did you mean "num_experts"/],
+    ["pair without =", ["--set", "steps"], /--set steps: write it as key=value/],
+    ["value out of bounds", ["--steps", "0"], /steps must be an integer of at least 1, not 0/],
+    ["unknown preset", ["--preset", "mone-tinny"], /did you mean "mone-tiny"/],
+    ["K above F", ["--neurons", "9"], /expert width 8, not 9/],
+    ["K = 0", ["--neurons", "0"], /neurons must be .* not 0/],
+    ["K = 0 by --set", ["--set", "model.num_neurons_per_tok=0"], /num_neurons_per_tok must be .* not 0/],
+    ["experts per token", ["--set", "model.num_experts_per_tok=5"], /5 is more than num_experts 4/],
+    ["heads", ["--set", "model.num_attention_heads=3"], /does not divide into 3 heads/],
+    ["missing data", ["--data", "nowhere.txt"], /no file or folder nowhere.txt/],
+    ["missing settings", ["--config", "nowhere.yaml"], /nowhere.yaml cannot be read/],
+    ["missing tokenizer", ["--tokenizer", "nowhere.json"], /"nowhere.json" is neither/],
+    ["nothing to resume", ["--resume", "--out", "nowhere"], /nowhere is not a run folder/],
+  ];
+  for (const [name, args, expected] of cases) {
+    it(name, () => assertFails(training("--out", "never", ...args), 2, expected));
+  }
+
+  const files: [string, string | Buffer, RegExp][] = [
+    ["empty.txt", "", /empty.txt is empty/],
+    ["binary.txt", Buffer.from([0, 1, 2, 0, 255, 254]), /binary.txt is a binary file/],
+    ["short.txt", "too short", /part has \d+ tokens, but one sequence needs 17/],
+  ];
+  for (const [name, content, expected] of files) {
+    it(name, () => {
+      writeFileSync(at(name), content);
+      return assertFails(training("--out", `never-${name}`, "--data", name), 2, expected);
+    });
+  }
+
+  it("unknown key in a settings file", async () => {
+    writeFileSync(at("wrong.yaml"), "stepz: 3\n");
+    await assertFails(
+      ["train", "--config", "wrong.yaml"],
+      2,
+      /wrong.yaml: unknown key "stepz"; did you mean "steps"/,
+    );
+  });
+
+  it("leaves no run folder behind", () => assert.ok(!existsSync(at("never"))));
+});
+
+describe("a trained model", { concurrency: 2 }, () => {
+  let trained: Ended;
+  before(async () => {
+    trained = await mone(training("--out", "run", "--json"));
+    assert.equal(trained.code, 0, trained.stderr);
+  });
+
+  it("is told of in one JSON object on stdout, in plain lines on stderr", () => {
+    assert.equal(trained.stdout.trim().split("\n").length, 1);
+    assert.equal(JSON.parse(trained.stdout).steps, 60);
+    assert.match(trained.stderr, /^step 1\/60, loss \d\.\d+, .* tok\/s, ETA .*$/m);
+    assert.match(trained.stderr, /^step 60\/60, loss .*, took .*$/m);
+    assert.ok(!trained.stderr.includes("\x1b") && !trained.stderr.includes("\r"));
+  });
+
+  it("writes what a seed decides, from an argument or from stdin", async () => {
+    const args = ["--max-tokens", "12", "--seed", "3"];
+    const [argument, piped, json] = await Promise.all([
+      mone(["generate", "run", "the cat", ...args]),
+      mone(["generate", "run", ...args], "the cat\n"),
+      mone(["generate", "run", "-", "--json", "--neurons", "0.25", ...args], "the cat"),
+    ]);
+    assert.equal(argument.code, 0, argument.stderr);
+    assert.ok(argument.stdout.length > 1);
+    assert.match(argument.stderr, /tokens in .* tok\/s/);
+    assert.equal(piped.stdout, argument.stdout);
+    // K = 2 of 8 is what the model was trained with.
+    assert.equal(`${JSON.parse(json.stdout).text}\n`, argument.stdout);
+  });
+
+  it("is described in a table and in JSON", async () => {
+    const [people, programs] = await Promise.all([
+      mone(["inspect", "run"]),
+      mone(["inspect", "run", "--json"]),
+    ]);
+    assert.match(people.stdout, /^experts +model.layers.\*.mlp.experts.gate_proj +4 x 8 x 16 +2 /m);
+    const { parameters, tensors } = JSON.parse(programs.stdout) as {
+      parameters: { total: number };
+      tensors: { parameters: number }[];
+    };
+    assert.equal(
+      tensors.reduce((sum, tensor) => sum + tensor.parameters, 0),
+      parameters.total,
+    );
+  });
+
+  it("that is damaged is one sentence and status 1", async () => {
+    const damage: [string, (path: string) => void, RegExp][] = [
+      ["truncated", (path) => truncateSync(path, 5000), /model.safetensors/],
+      ["no-model", (path) => writeFileSync(path, "not a model at all"), /model.safetensors/],
+    ];
+    for (const [name, spoil, expected] of damage) {
+      cpSync(join(JSON.parse(trained.stdout).checkpoint.replace(/^run/, at("run"))), at(name), {
+        recursive: true,
+      });
+      spoil(join(at(name), "model.safetensors"));
+      await Promise.all([
+        assertFails(["inspect", name], 1, expected),
+        assertFails(["generate", name, "x"], 1, expected),
+      ]);
+    }
+  });
+
+  it("is not overwritten, and not touched while another process has it", async () => {
+    await assertFails(training("--out", "run"), 2, /run exists already: add --resume/);
+    const unlock = RunFolder.open(at("run")).lock();
+    try {
+      await assertFails(
+        ["train", "--resume", "--out", "run"],
+        2,
+        new RegExp(`in use by process ${process.pid}`),
+      );
+    } finally {
+      unlock();
+    }
+  });
+
+  it("cannot be resumed with other settings", () =>
+    assertFails(["train", "--resume", "--out", "run", "--steps", "61"], 2, /started with steps = 60/));
+
+  it("with a vocabulary that is too large for the text says so and goes on", async () => {
+    const { code, stderr } = await mone(training("--out", "bpe", "--tokenizer", "bpe:5000", "--steps", "1"));
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /vocabulary of \d+ only, not 5000/);
+  });
+
+  it("that was interrupted is saved, and goes on to the same loss", async () => {
+    const child = start(training("--out", "stopped"));
+    child.stderr?.on("data", (data) => {
+      // Twice at once, as npm and the terminal do: still one wish.
+      if (!child.killed && String(data).includes("step 1/")) for (let i = 0; i < 2; i++) child.kill("SIGINT");
+    });
+    const stopped = await ended(child);
+    assert.equal(stopped.code, 130, stopped.stderr);
+    const step = Number(
+      stopped.stderr.match(/^Stopped at step (\d+). To go on: mone train --resume --out stopped$/m)?.[1],
+    );
+    assert.ok(step >= 1 && step < 60, stopped.stderr);
+    assert.ok(existsSync(at(`stopped/checkpoints/step-${step}`)));
+    const resumed = await mone(["train", "--resume", "--out", "stopped", "--json"]);
+    assert.equal(resumed.code, 0, resumed.stderr);
+    assert.deepEqual(JSON.parse(resumed.stdout).validation, JSON.parse(trained.stdout).validation);
+    const lines = (run: string) =>
+      readFileSync(at(`${run}/metrics.jsonl`), "utf8")
+        .trim()
+        .split("\n");
+    assert.equal(lines("stopped").length, lines("run").length);
+  });
+});
+
+describe("other commands", { concurrency: 2 }, () => {
+  it("tokenizer: train, encode and decode come back to the text", async () => {
+    const made = await mone([
+      "tokenizer",
+      "train",
+      "--data",
+      "text.txt",
+      "--vocab-size",
+      "300",
+      "--out",
+      "new/tok.json",
+    ]);
+    assert.match(made.stdout, /^new\/tok.json: 300 tokens$/m);
+    const { stdout } = await mone(
+      ["tokenizer", "encode", "--tokenizer", "new/tok.json", "--json"],
+      "the cat\n",
+    );
+    const ids = JSON.parse(stdout).ids.map(String);
+    assert.ok(ids.length < 8);
+    const decoded = await mone(["tokenizer", "decode", "--tokenizer", "new/tok.json", "--json", ...ids]);
+    assert.deepEqual(JSON.parse(decoded.stdout), { text: "the cat\n" });
+  });
+
+  it("bench: a table of the kernel that was asked for", async () => {
+    const { code, stdout } = await mone(["bench", "kernels", "--kernel", "add"]);
+    assert.equal(code, 0);
+    assert.match(stdout, /^add +\S.* +\d+\.\d +- +\d+\.\d+$/m);
+    await assertFails(["bench", "kernels", "--kernel", "ad"], 2, /no kernel "ad"; did you mean "add"/);
+  });
+
+  it("compare: to resume, the folder must be named", () =>
+    assertFails(["compare", "--resume"], 2, /--resume needs --out/));
+
+  it("a reader that goes away ends the program quietly", async () => {
+    const child = start(["train", "--help"]);
+    child.stdout?.destroy();
+    const { code, stderr } = await ended(child);
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
+  });
+
+  it("--verbose shows where an error comes from", async () => {
+    const { stderr } = await mone(["inspect", "nowhere", "--verbose"]);
+    assert.match(stderr, /^\s+at .*loadModel/m);
+  });
+});
