@@ -81,8 +81,8 @@ class ThresholdSearch {
         reach_ -= reach_ / 2;
         continue;
       }
-      reach *= 4;
-      reach_ += reach_ / 2;
+      reach = std::min(reach * 4, kAllKeys);  // a row of equal magnitudes is missed many times
+      reach_ = std::min(reach_ + reach_ / 2, kAllKeys);
       if (rank <= 0) {
         floor = low = high;
         high = std::min(low + reach, ceiling);
@@ -94,7 +94,7 @@ class ThresholdSearch {
   }
 
  private:
-  static constexpr int64_t kCandidates = 256;
+  static constexpr int64_t kCandidates = 256, kAllKeys = INT32_MAX;
 
   /** Counts the keys above the band and those inside, and collects the latter as long as there is room. */
   void gather(const float* row, int64_t width, int32_t low, int32_t high) {

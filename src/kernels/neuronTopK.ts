@@ -40,6 +40,12 @@ const samples = [
     kink: true,
   },
   {
+    name: "more equal magnitudes than any search keeps at hand",
+    params: { rows: 3, width: 1000, kept: 250, activation: activations.silu },
+    inputs: { gate: Array.from({ length: 3000 }, (_, i) => [1, 0, -2][Math.floor(i / 1000)]) },
+    kink: true,
+  },
+  {
     name: "16384 rows, 64 of 256",
     params: { rows: 16384, width: 256, kept: 64, activation: activations.silu },
     large: true,
