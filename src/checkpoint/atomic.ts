@@ -61,7 +61,7 @@ export function removeLeftovers(folder: string): void {
 }
 
 /**
- * Writes a file: `path` holds its old content, or all of the new.
+ * Writes a file: `path` holds its old content, or all of the new. Missing folders are made.
  * @param data the content; chunks of an iterable are taken one by one, so a large file needs little memory.
  * @throws RunError when the disk is full or not writable; errors of the iterable pass through.
  */
@@ -71,6 +71,7 @@ export async function writeFileAtomic(
 ): Promise<void> {
   const temporary = temporaryPath(path);
   try {
+    await mkdir(dirname(path), { recursive: true });
     const file = await open(temporary, "w");
     try {
       await writeFile(file, data);

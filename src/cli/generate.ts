@@ -57,13 +57,16 @@ async function run(
   try {
     const start = performance.now();
     let text = "";
-    for await (const piece of model.generate(prompt, { ...flags, signal })) {
+    let tokens = 0;
+    const onToken = () => {
+      tokens++;
+    };
+    for await (const piece of model.generate(prompt, { ...flags, signal, onToken })) {
       text += piece;
       output.write(piece);
     }
     output.line();
     const seconds = (performance.now() - start) / 1000;
-    const tokens = model.tokenizer.encode(text).length;
     const tokensPerSecond = tokens / seconds;
     output.note(
       `${formatCount(tokens)} tokens in ${formatDuration(seconds)} (${formatTokensPerSecond(tokensPerSecond)}), prompt included`,

@@ -18,6 +18,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** Writing ends before the first of these. */
   readonly stop?: readonly string[];
   readonly signal?: AbortSignal;
+  /** Told each token that is written, before its text. */
+  readonly onToken?: (id: number) => void;
 }
 
 export class LanguageModel {
@@ -78,6 +80,7 @@ export class LanguageModel {
         // A model's vocabulary may be padded beyond the tokenizer's.
         const id = sampleToken(logits.subarray(0, tokenizer.vocabSize), sampling, draws.uniform(n));
         if (id === tokenizer.eosId) break;
+        options.onToken?.(id);
         const piece = filter.push(text.push(id));
         if (piece !== "") yield piece;
         ids = Uint32Array.of(id);

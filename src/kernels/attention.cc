@@ -180,14 +180,11 @@ KERNEL(attention) {
   });
 }
 
-// The buffer of the output's gradient has a C++ keyword for a name; the field gets another.
-#define do outputGrad
 #define attentionGrad_INTERFACE(B, P)                                                                             \
-  B(in, f32, q) B(in, f32, k) B(in, f32, v) B(in, f32, o) B(in, f32, lse) B(in, f32, do) B(inout, f32, dq)       \
+  B(in, f32, q) B(in, f32, k) B(in, f32, v) B(in, f32, o) B(in, f32, lse) B(in, f32, dO) B(inout, f32, dq)       \
   B(inout, f32, dk) B(inout, f32, dv) P(int, batch) P(int, seq) P(int, heads) P(int, kvHeads) P(int, headDim)    \
   P(int, window) P(float, scale) P(int, accumulateQ) P(int, accumulateK) P(int, accumulateV)
 KERNEL(attentionGrad) {
-#undef do
   const int64_t depth = gemm::paddedUnits<F32Format>(a.headDim), columns = roundUp(a.headDim, kPanelColumns);
   const int64_t queriesAtOnce = rowsAtOnce(a.headDim), headsPerKey = a.heads / a.kvHeads;
   const int64_t tileUnits = gemm::paddedUnits<F32Format>(kPanelRows);
@@ -223,7 +220,7 @@ KERNEL(attentionGrad) {
     for (int64_t head = kvHead * headsPerKey; head < (kvHead + 1) * headsPerKey; head++) {
       const HeadRows q(a.q, a.seq, a.heads, a.headDim, sequence, head);
       const HeadRows o(a.o, a.seq, a.heads, a.headDim, sequence, head);
-      const HeadRows dOutput(a.outputGrad, a.seq, a.heads, a.headDim, sequence, head);
+      const HeadRows dOutput(a.dO, a.seq, a.heads, a.headDim, sequence, head);
       const HeadRows dq(a.dq, a.seq, a.heads, a.headDim, sequence, head);
       if (!a.accumulateQ) dq.clear(a.seq, a.headDim);
 

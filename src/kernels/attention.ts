@@ -115,7 +115,7 @@ export const attention = defineDifferentiable({
           v: g.value("v"),
           o: g.value("o"),
           lse: g.value("lse"),
-          do: g.grad("o"),
+          dO: g.grad("o"),
           dq: g.target("q"),
           dk: g.target("k"),
           dv: g.target("v"),
@@ -140,7 +140,7 @@ export const attentionGrad = defineKernel({
     v: "in f32",
     o: "in f32",
     lse: "in f32",
-    do: "in f32",
+    dO: "in f32",
     dq: "inout f32",
     dk: "inout f32",
     dv: "inout f32",
@@ -159,9 +159,9 @@ export const attentionGrad = defineKernel({
   },
   sizes: (params) => {
     const { q, k, v, o, lse } = sizes(params);
-    return { q, k, v, o, lse, do: o, dq: q, dk: k, dv: v };
+    return { q, k, v, o, lse, dO: o, dq: q, dk: k, dv: v };
   },
-  reference({ q, k, v, o, lse, do: dO, dq, dk, dv }, params) {
+  reference({ q, k, v, o, lse, dO, dq, dk, dv }, params) {
     const { headDim, scale } = params;
     if (!params.accumulateQ) dq.fill(0);
     if (!params.accumulateK) dk.fill(0);

@@ -23,6 +23,9 @@ export type KeysOf<B extends BufferDecls, Access extends string> = {
 }[keyof B] &
   string;
 
+/** Values of the inputs that matter to a sample; a function where making them takes long. */
+export type SampleInputs<B extends BufferDecls> = Partial<Record<keyof B & string, ArrayLike<number>>>;
+
 /**
  * One call with concrete parameters. Float inputs that are left out are filled with normal numbers, so a
  * sample lists only what must be special (ids, magnitudes that keep a selection stable).
@@ -30,7 +33,7 @@ export type KeysOf<B extends BufferDecls, Access extends string> = {
 export interface Sample<B extends BufferDecls, P extends ParamDecls> {
   readonly name: string;
   readonly params: ParamsOf<P>;
-  readonly inputs?: Partial<Record<keyof B & string, ArrayLike<number>>>;
+  readonly inputs?: SampleInputs<B> | (() => SampleInputs<B>);
   /** True where the kernel is not differentiable (a tie): not for finite differences. */
   readonly kink?: boolean;
   /** True for shapes of real work: timed by the benchmark, too large for finite differences. */

@@ -71,7 +71,7 @@ export const adamW = defineKernel({
     [0, 0.5].map((maxNorm) => ({
       name: `${name}${maxNorm ? " clipped" : ""}`,
       params: { n, step: 3, lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, maxNorm },
-      inputs: { v: Array.from({ length: n }, (_, i) => 0.1 + (i % 10) / 10), normSquared: [4] },
+      inputs: () => ({ v: Array.from({ length: n }, (_, i) => 0.1 + (i % 10) / 10), normSquared: [4] }),
       ...rest,
     })),
   ),

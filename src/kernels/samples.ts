@@ -16,10 +16,11 @@ export type AnySample = Sample<AnyKernel["buffers"], AnyKernel["params"]>;
 export function makeArrays(kernel: AnyKernel, sample: AnySample, precision: "f32" | "f64"): Arrays {
   const sizes = kernel.sizes(sample.params);
   const arrays: Arrays = {};
+  const inputs = typeof sample.inputs === "function" ? sample.inputs() : sample.inputs;
   for (const [name, decl] of Object.entries(kernel.buffers)) {
     const FloatType = precision === "f32" ? Float32Array : Float64Array;
     const array = dtypeOf(decl) === "u32" ? new Uint32Array(sizes[name]) : new FloatType(sizes[name]);
-    const given = sample.inputs?.[name];
+    const given = inputs?.[name];
     if (given) {
       if (given.length !== sizes[name])
         throw new Error(

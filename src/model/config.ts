@@ -93,7 +93,11 @@ export function resolveModelConfig(partial: Readonly<Record<string, unknown>>, w
     }
   }
   const given = partial as Partial<ModelConfig>;
-  const config: ModelConfig = { ...modelDefaults, ...given };
+  const config: ModelConfig = {
+    ...modelDefaults,
+    ...given,
+    neuron_aux_loss: { ...modelDefaults.neuron_aux_loss, ...given.neuron_aux_loss },
+  };
   if (given.num_key_value_heads === undefined) config.num_key_value_heads = config.num_attention_heads;
   if (given.head_dim === undefined) config.head_dim = config.hidden_size / config.num_attention_heads;
   checkModelConfig(config, where);

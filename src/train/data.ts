@@ -4,15 +4,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { UsageError } from "../errors.ts";
-import { trainBpe } from "../text/bpeTraining.ts";
 import { type Corpus, openCorpus } from "../text/corpus.ts";
 import type { TokenDataset } from "../text/dataset.ts";
 import type { OnProgress } from "../text/progress.ts";
 import { tokenizeCorpus } from "../text/shards.ts";
 import { byteTokenizer, type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
-
-/** BPE vocabularies are trained on at most this many characters from the start of the text. */
-const BPE_TRAINING_CHARACTERS = 20_000_000;
+import { trainTokenizer } from "../text/trainTokenizer.ts";
 
 export interface PreparedData {
   readonly tokenizer: Tokenizer;
@@ -57,15 +54,8 @@ async function makeTokenizer(
   const bpe = spec.match(/^bpe:(\d+)$/);
   if (!bpe) return readTokenizerFile(spec);
   if (existsSync(savedPath)) return readTokenizerFile(savedPath);
-  const texts: string[] = [];
-  let characters = 0;
-  for await (const { text } of corpus.documents()) {
-    texts.push(text);
-    characters += text.length;
-    if (characters >= BPE_TRAINING_CHARACTERS) break;
-  }
   const vocabSize = Number(bpe[1]);
-  const tokenizer = trainBpe(texts, { vocabSize, signal, onProgress });
+  const tokenizer = await trainTokenizer(corpus, vocabSize, { signal, onProgress });
   if (tokenizer.vocabSize < vocabSize) {
     announce?.(`The text has pairs for a vocabulary of ${tokenizer.vocabSize} only, not ${vocabSize}.`);
   }
