@@ -2,6 +2,8 @@
 
 export type { Backend } from "./backends/backend.ts";
 export { cpuLevels, openBackend } from "./backends/cpu.ts";
+export { benchKernels } from "./bench/kernels.ts";
+export { inspectModel } from "./checkpoint/inspect.ts";
 export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";
 export { RunError, UsageError } from "./errors.ts";
@@ -17,6 +19,7 @@ export { type Corpus, openCorpus } from "./text/corpus.ts";
 export { type TokenDataset, tokenDatasetFromMemory } from "./text/dataset.ts";
 export { tokenizeCorpus } from "./text/shards.ts";
 export { byteTokenizer, StreamDecoder, type Tokenizer, tokenizerFromJson } from "./text/tokenizer.ts";
+export { trainTokenizer } from "./text/trainTokenizer.ts";
 export { type CompareOptions, compare } from "./train/compare.ts";
 export { resolveTrainConfig, settings, type TrainConfig, type TrainConfigInput } from "./train/config.ts";
 export { type PreparedData, prepareData } from "./train/data.ts";

@@ -1,6 +1,5 @@
 // `mone compare`: a MoE and its MoNE, trained alike and put side by side.
 
-import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
 import { comparisonInWords, comparisonTable } from "../report/comparison.ts";
@@ -42,8 +41,8 @@ async function run({ output, signal }: Context, flags: CompareFlags): Promise<vo
   }
   const options = Object.fromEntries(optionNames.map((name) => [name, rest[name]]));
   checkSettings(options, "options");
-  const out = given ?? join("runs", `compare-${preset}-${timestamp()}`);
-  const { compare } = await import("../train/compare.ts");
+  const { compare, defaultComparisonFolder } = await import("../train/compare.ts");
+  const out = given ?? defaultComparisonFolder(preset);
   let arm = "";
   let step: number | undefined;
   const show = showSteps(output.progress, () => arm);
@@ -86,9 +85,4 @@ async function run({ output, signal }: Context, flags: CompareFlags): Promise<vo
 
 function indented(text: string): string {
   return text.replace(/^/gm, "  ");
-}
-
-/** 2026-01-31T18-05-09: names a folder, and sorts. */
-function timestamp(): string {
-  return new Date().toISOString().slice(0, 19).replaceAll(":", "-");
 }

@@ -1,10 +1,9 @@
 // `mone train`: one run, from settings to a trained model.
 
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { Command } from "commander";
 import { formatCount, formatDuration, formatFixed, formatTokensPerSecond } from "../report/format.ts";
-import { checkSettings, resolveTrainConfig, settings, type TrainConfigInput } from "../train/config.ts";
+import { checkSettings, resolveTrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { TrainResult } from "../train/loop.ts";
 import { action, type Context, commandLine, Interrupted } from "./action.ts";
 import { addCommonOptions, addSettingOptions, addThreadsOption, number } from "./options.ts";
@@ -40,9 +39,8 @@ export function addTrainCommand(program: Command): void {
 
 async function run({ output, signal }: Context, flags: TrainFlags): Promise<void> {
   const input = await settingsOf(flags);
-  const { train } = await import("../train/loop.ts");
-  const { preset = settings.preset.default, seed = settings.seed.default } = input;
-  const { resume, threads, out = join("runs", `${preset}-seed${seed}`) } = flags;
+  const { defaultRunFolder, train } = await import("../train/loop.ts");
+  const { resume, threads, out = defaultRunFolder(input) } = flags;
   const show = showSteps(output.progress);
   let step: number | undefined;
   try {

@@ -6,6 +6,7 @@ import { arch, cpus, platform, totalmem } from "node:os";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
+import { ReferenceBackend } from "../backends/reference.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { loadModel } from "../checkpoint/loadModel.ts";
 import { UsageError } from "../errors.ts";
@@ -32,6 +33,24 @@ const comparisonPresets: Record<string, TrainConfigInput> = {
     learningRate: 3e-3,
     warmup: 50,
   },
+  /** Half a minute an arm on the reference backend: enough to see every part work, too little to compare. */
+  glimpse: {
+    preset: "moe-tiny",
+    tokenizer: "byte",
+    seqLen: 32,
+    batch: 8,
+    steps: 60,
+    learningRate: 3e-3,
+    warmup: 5,
+    validShare: 0.002,
+    model: {
+      hidden_size: 32,
+      num_hidden_layers: 2,
+      num_attention_heads: 2,
+      num_experts: 8,
+      moe_intermediate_size: 32,
+    },
+  },
   small: { preset: "moe-small", tokenizer: "byte", seqLen: 256, batch: 16, steps: 2000 },
 };
 
@@ -40,7 +59,7 @@ export const comparisonPresetNames = Object.keys(comparisonPresets);
 export interface CompareOptions extends Omit<TrainConfigInput, "preset"> {
   /** One of `comparisonPresetNames`; its settings apply where none are given. */
   readonly preset?: string;
-  /** Folder of the comparison; default: `runs/compare-<preset>-<date and time>`. */
+  /** Folder of the comparison; default: `defaultComparisonFolder`. */
   readonly out?: string;
   /** Continue the comparison in `out`: finished arms are read back, the others go on. */
   readonly resume?: boolean;
@@ -93,20 +112,22 @@ function armsOf(model: Partial<ModelConfig>): Arm[] {
 export async function compare(
   options: CompareOptions = {},
 ): Promise<{ comparison: Comparison; reportPath: string }> {
-  const { preset = "quick", announce = console.error, signal } = options;
-  const base = comparisonPresets[preset];
-  if (!base) {
-    throw new UsageError(
-      `Unknown comparison preset "${preset}"; there are ${comparisonPresetNames.join(", ")}.`,
-    );
-  }
+  const { announce = console.error, signal } = options;
   const given = settingsOf(options);
   checkSettings(given);
-  const settings: TrainConfigInput = { ...base, ...given, model: { ...base.model, ...given.model } };
-  const out = options.out ?? join("runs", `compare-${preset}-${timestamp()}`);
-  const arms = armsOf({ ...presetConfig(settings.preset as string), ...settings.model });
+  const asked = options.preset ?? "quick";
+  if (!(asked in comparisonPresets)) {
+    throw new UsageError(
+      `Unknown comparison preset "${asked}"; there are ${comparisonPresetNames.join(", ")}.`,
+    );
+  }
   const backend = options.backend ?? openBackend({ threads: options.threads }, announce);
   try {
+    const preset = feasiblePreset(asked, backend, announce);
+    const base = comparisonPresets[preset];
+    const settings: TrainConfigInput = { ...base, ...given, model: { ...base.model, ...given.model } };
+    const out = options.out ?? defaultComparisonFolder(preset);
+    const arms = armsOf({ ...presetConfig(settings.preset as string), ...settings.model });
     const prepared = await prepareData(join(out, "data"), {
       data: settings.data ?? null,
       tokenizer: settings.tokenizer ?? "byte",
@@ -154,6 +175,15 @@ export async function compare(
   } finally {
     if (!options.backend) backend.close();
   }
+}
+
+/** `quick` takes minutes on native kernels, and days without. */
+function feasiblePreset(preset: string, backend: Backend, announce: (line: string) => void): string {
+  if (preset !== "quick" || !(backend instanceof ReferenceBackend)) return preset;
+  announce(
+    "On the reference backend the preset quick would take days, so glimpse is used instead: tiny models, few steps.",
+  );
+  return "glimpse";
 }
 
 /** What an arm's run folder and its model say. */
@@ -250,10 +280,8 @@ function machine(backend: Backend): Record<string, string> {
   };
 }
 
-/** Local date and time for a folder's name: 2026-01-31-18-05-09. */
-function timestamp(): string {
-  const now = new Date();
-  const two = (n: number) => String(n).padStart(2, "0");
-  const date = [now.getFullYear(), two(now.getMonth() + 1), two(now.getDate())];
-  return [...date, two(now.getHours()), two(now.getMinutes()), two(now.getSeconds())].join("-");
+/** Where a comparison goes if nobody says: `runs/compare-<preset>-<date and time>`. */
+export function defaultComparisonFolder(preset: string): string {
+  const time = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  return join("runs", `compare-${preset}-${time}`);
 }

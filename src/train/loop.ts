@@ -38,7 +38,7 @@ export interface MetricsRecord extends StepMetrics {
 }
 
 export interface TrainOptions extends TrainConfigInput {
-  /** Run folder; default: `runs/<preset>-<seed>`. */
+  /** Run folder; default: `defaultRunFolder`. */
   readonly out?: string;
   /** Continue the run in `out` from its newest checkpoint. Its own configuration applies. */
   readonly resume?: boolean;
@@ -80,9 +80,7 @@ export interface TrainResult {
 export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   const { announce = console.error } = options;
   const given = configurationOf(options);
-  const path =
-    options.out ??
-    join("runs", `${given.preset ?? settings.preset.default}-seed${given.seed ?? settings.seed.default}`);
+  const path = options.out ?? defaultRunFolder(given);
   const existing = options.resume ? RunFolder.open(path) : undefined;
   if (existing) refuseChanges(given, existing);
   const input = existing ? storedSettings(existing.config as TrainConfigInput) : given;
@@ -196,6 +194,11 @@ function notFinite(
       `${good ? `the last good checkpoint is ${good.path}` : "there is no checkpoint yet"}. ` +
       "Lower the learning rate or raise warm-up.",
   );
+}
+
+/** Where a run goes if nobody says: `runs/<preset>-seed<seed>`. */
+export function defaultRunFolder({ preset, seed }: TrainConfigInput): string {
+  return join("runs", `${preset ?? settings.preset.default}-seed${seed ?? settings.seed.default}`);
 }
 
 /** Options that say how to run, not what to compute. */
