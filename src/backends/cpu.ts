@@ -8,23 +8,9 @@ import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { UsageError } from "../errors.ts";
 import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
-import {
-  type BufferDecls,
-  type DType,
-  type Kernel,
-  type ParamDecls,
-  type ParamsOf,
-  signature,
-} from "../kernels/kernel.ts";
-import {
-  type Backend,
-  type BuffersOf,
-  checkCall,
-  type DeviceBuffer,
-  type HostArray,
-  type SupportTable,
-} from "./backend.ts";
-import { HostMemory } from "./hostMemory.ts";
+import { type AnyKernel, signature } from "../kernels/kernel.ts";
+import type { Backend, SupportTable } from "./backend.ts";
+import { type HostArrays, HostBackend } from "./hostBackend.ts";
 import { ReferenceBackend } from "./reference.ts";
 
 /** What native/addon.cc exports. */
@@ -94,17 +80,17 @@ export function openBackend(
   return new CpuBackend(loaded.addon, { ...options, level });
 }
 
-class CpuBackend implements Backend {
+class CpuBackend extends HostBackend {
   readonly name: string;
   readonly nativeBf16: boolean;
   readonly support: SupportTable;
   readonly #addon: Addon;
-  readonly #memory: HostMemory;
   readonly #index = new Map<string, number>();
   /** Parameter values of the call being made: the addon copies them before it runs. */
   readonly #params = new Float64Array(16);
 
   constructor(addon: Addon, { threads = availableParallelism(), level }: CpuOptions) {
+    super((bytes) => addon.allocate(bytes));
     const levels = addon.levels(false);
     const chosen = level ?? levels[0];
     if (!addon.levels(true).includes(chosen)) {
@@ -119,52 +105,22 @@ class CpuBackend implements Backend {
     this.#addon = addon;
     this.name = `cpu (${chosen}, ${threads} ${threads === 1 ? "thread" : "threads"})`;
     this.nativeBf16 = nativeBf16;
-    this.#memory = new HostMemory((bytes) => addon.allocate(bytes));
     this.support = checkTable(signatures);
     signatures.forEach((line, index) => {
       this.#index.set(line.slice(0, line.indexOf(":")), index);
     });
   }
 
-  get bytesInUse(): number {
-    return this.#memory.bytesInUse;
-  }
-
-  allocate(dtype: DType, length: number): DeviceBuffer {
-    return this.#memory.allocate(dtype, length);
-  }
-
-  free(buffer: DeviceBuffer): void {
-    this.#memory.free(buffer);
-  }
-
-  write(buffer: DeviceBuffer, data: HostArray, offset = 0): void {
-    this.#memory.write(buffer, data, offset);
-  }
-
-  run<B extends BufferDecls, P extends ParamDecls>(
-    kernel: Kernel<string, B, P>,
-    buffers: BuffersOf<B>,
-    params: ParamsOf<P>,
+  protected override execute(
+    kernel: AnyKernel,
+    arrays: HostArrays,
+    params: Readonly<Record<string, number>>,
   ): void {
-    checkCall(kernel, buffers, params);
     const index = this.#index.get(kernel.name);
     if (index === undefined) throw new Error(`${kernel.name} is not in the native table`);
-    const arrays: (Float32Array | Uint32Array)[] = [];
-    for (const name in kernel.buffers) arrays.push(this.#memory.array(buffers[name]));
     let count = 0;
     for (const name in kernel.params) this.#params[count++] = params[name];
-    this.#addon.run(index, arrays, this.#params.subarray(0, count));
-  }
-
-  // Kernels run on this thread, so everything enqueued is done; the turn lets signals and timers through.
-  async read(buffer: DeviceBuffer, offset = 0, length?: number): Promise<HostArray> {
-    await new Promise((resolve) => setImmediate(resolve));
-    return this.#memory.copyOut(buffer, offset, length);
-  }
-
-  close(): void {
-    this.#memory.close();
+    this.#addon.run(index, Object.values(arrays), this.#params.subarray(0, count));
   }
 }
 

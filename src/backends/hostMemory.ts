@@ -76,8 +76,3 @@ function sizeClass(bytes: number): number {
   const step = 2 ** Math.floor(Math.log2(bytes - 1)) / 8;
   return Math.ceil(bytes / step) * step;
 }
-
-/** Lets timers, signals and input run: kernels of these backends keep the thread busy. */
-export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
-}

@@ -6,14 +6,25 @@
 
 import { defineDifferentiable, defineKernel } from "./kernel.ts";
 
-interface Shape {
+export interface AttentionShape {
   batch: number;
   seq: number;
   heads: number;
   kvHeads: number;
   headDim: number;
+  /** 0: every earlier token is visible. */
   window: number;
 }
+
+const params = {
+  batch: "int",
+  seq: "int",
+  heads: "int",
+  kvHeads: "int",
+  headDim: "int",
+  window: "int",
+  scale: "float",
+} as const;
 
 function shapeSample(
   batch: number,
@@ -39,7 +50,7 @@ const samples = [
   { ...shapeSample(4, 512, 8, 2, 64, 0), large: true },
 ];
 
-const sizes = ({ batch, seq, heads, kvHeads, headDim }: Shape) => ({
+const sizes = ({ batch, seq, heads, kvHeads, headDim }: AttentionShape) => ({
   q: batch * seq * heads * headDim,
   k: batch * seq * kvHeads * headDim,
   v: batch * seq * kvHeads * headDim,
@@ -49,7 +60,7 @@ const sizes = ({ batch, seq, heads, kvHeads, headDim }: Shape) => ({
 
 /** Calls f for every query row: element offset of the query head's row, row of `lse`, and its visible keys. */
 function forEachQuery(
-  { batch, seq, heads, kvHeads, headDim, window }: Shape,
+  { batch, seq, heads, kvHeads, headDim, window }: AttentionShape,
   f: (row: { q: number; lse: number; keys: number[] }) => void,
 ): void {
   for (let b = 0; b < batch; b++) {
@@ -71,15 +82,7 @@ export const attention = defineDifferentiable({
   name: "attention",
   summary: "o = softmax(scale q k^T, causal) v, head by head",
   buffers: { q: "in f32", k: "in f32", v: "in f32", o: "out f32", lse: "out f32" },
-  params: {
-    batch: "int",
-    seq: "int",
-    heads: "int",
-    kvHeads: "int",
-    headDim: "int",
-    window: "int",
-    scale: "float",
-  },
+  params,
   sizes,
   reference({ q, k, v, o, lse }, params) {
     const { headDim, scale } = params;
@@ -146,19 +149,13 @@ export const attentionGrad = defineKernel({
     dv: "inout f32",
   },
   params: {
-    batch: "int",
-    seq: "int",
-    heads: "int",
-    kvHeads: "int",
-    headDim: "int",
-    window: "int",
-    scale: "float",
+    ...params,
     accumulateQ: "int",
     accumulateK: "int",
     accumulateV: "int",
   },
-  sizes: (params) => {
-    const { q, k, v, o, lse } = sizes(params);
+  sizes: (shape) => {
+    const { q, k, v, o, lse } = sizes(shape);
     return { q, k, v, o, lse, dO: o, dq: q, dk: k, dv: v };
   },
   reference({ q, k, v, o, lse, dO, dq, dk, dv }, params) {

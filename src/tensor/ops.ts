@@ -3,6 +3,7 @@
 
 import type { Activation } from "../kernels/activation.ts";
 import { activations } from "../kernels/activation.ts";
+import type { AttentionShape } from "../kernels/attention.ts";
 import { catalogue as k } from "../kernels/catalogue.ts";
 import { keepWords } from "../kernels/neuronTopK.ts";
 import type { Tape } from "./tape.ts";
@@ -51,16 +52,6 @@ export function rope(tape: Tape, x: Tensor, table: Tensor, positions: Tensor): T
   const heads = x.size / tokens / headDim;
   const params = { tokens, heads, headDim, maxPositions, inverse: 0, accumulate: 0 };
   return tape.call(k.rope, { x, table, positions }, params, { y: x.shape }).y;
-}
-
-export interface AttentionShape {
-  batch: number;
-  seq: number;
-  heads: number;
-  kvHeads: number;
-  headDim: number;
-  /** 0: every earlier token is visible. */
-  window: number;
 }
 
 /** Causal attention of q_T(H C) over k_T(G C), v_T(G C): [T, H C]. */

@@ -16,7 +16,7 @@ import type { ArmResult, Comparison } from "../report/comparison.ts";
 import { comparisonPage } from "../report/comparisonPage.ts";
 import type { OnProgress } from "../text/progress.ts";
 import { packageVersion } from "../version.ts";
-import { checkSettings, type TrainConfigInput } from "./config.ts";
+import { settingsAmong, type TrainConfigInput } from "./config.ts";
 import { type PreparedData, prepareData } from "./data.ts";
 import { type MetricsRecord, type TrainResult, train } from "./loop.ts";
 import { RunFolder } from "./runFolder.ts";
@@ -113,8 +113,7 @@ export async function compare(
   options: CompareOptions = {},
 ): Promise<{ comparison: Comparison; reportPath: string }> {
   const { announce = console.error, signal } = options;
-  const given = settingsOf(options);
-  checkSettings(given);
+  const given = settingsAmong(options, COMPARE_OPTIONS);
   const asked = options.preset ?? "quick";
   if (!(asked in comparisonPresets)) {
     throw new UsageError(
@@ -262,13 +261,6 @@ const COMPARE_OPTIONS = [
   "announce",
   "command",
 ];
-
-function settingsOf(options: CompareOptions): TrainConfigInput {
-  const entries = Object.entries(options).filter(
-    ([name, value]) => !COMPARE_OPTIONS.includes(name) && value !== undefined,
-  );
-  return Object.fromEntries(entries);
-}
 
 function machine(backend: Backend): Record<string, string> {
   const processors = cpus();

@@ -137,3 +137,16 @@ export function checkSettings(given: Readonly<Record<string, unknown>>, where = 
       throw new UsageError(`${where}: ${name} ${must}, not ${JSON.stringify(value)}`);
   }
 }
+
+/**
+ * The settings among the options of a function that takes both settings and ways to run.
+ * @param others names of options that are no settings. @throws UsageError for an option that is neither.
+ */
+export function settingsAmong(options: object, others: readonly string[]): TrainConfigInput {
+  const entries = Object.entries(options).filter(
+    ([name, value]) => !others.includes(name) && value !== undefined,
+  );
+  const given = Object.fromEntries(entries);
+  checkSettings(given, "options");
+  return given;
+}

@@ -11,10 +11,10 @@ import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import type { OnProgress } from "../text/progress.ts";
 import { packageVersion } from "../version.ts";
 import {
-  checkSettings,
   resolveTrainConfig,
   settingNames,
   settings,
+  settingsAmong,
   type TrainConfigInput,
 } from "./config.ts";
 import { type PreparedData, prepareData } from "./data.ts";
@@ -79,7 +79,7 @@ export interface TrainResult {
  */
 export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   const { announce = console.error } = options;
-  const given = configurationOf(options);
+  const given = settingsAmong(options, RUN_OPTIONS);
   const path = options.out ?? defaultRunFolder(given);
   const existing = options.resume ? RunFolder.open(path) : undefined;
   if (existing) refuseChanges(given, existing);
@@ -213,16 +213,6 @@ const RUN_OPTIONS = [
   "onProgress",
   "announce",
 ];
-
-/** The other options. @throws UsageError for one that does not exist. */
-function configurationOf(options: TrainOptions): TrainConfigInput {
-  const entries = Object.entries(options).filter(
-    ([name, value]) => !RUN_OPTIONS.includes(name) && value !== undefined,
-  );
-  const given = Object.fromEntries(entries);
-  checkSettings(given);
-  return given;
-}
 
 /** The settings among the keys of a stored configuration. */
 function storedSettings(stored: TrainConfigInput): TrainConfigInput {

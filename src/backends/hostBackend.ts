@@ -1,0 +1,79 @@
+// What backends in the host's own address space share: memory, checks, reading. What differs is how a kernel runs.
+
+import type { AnyKernel, BufferDecls, DType, Kernel, ParamDecls, ParamsOf } from "../kernels/kernel.ts";
+import {
+  type Backend,
+  type BuffersOf,
+  checkCall,
+  type DeviceBuffer,
+  type HostArray,
+  type SupportTable,
+} from "./backend.ts";
+import { HostMemory } from "./hostMemory.ts";
+
+/** Buffers of one call, by name, in the order of the kernel's declaration. */
+export type HostArrays = Readonly<Record<string, Float32Array | Uint32Array>>;
+
+export abstract class HostBackend implements Backend {
+  abstract readonly name: string;
+  abstract readonly nativeBf16: boolean;
+  abstract readonly support: SupportTable;
+  readonly #memory: HostMemory;
+
+  constructor(allocateBytes: (bytes: number) => ArrayBuffer) {
+    this.#memory = new HostMemory(allocateBytes);
+  }
+
+  /** Runs a kernel at once. The call has been checked. */
+  protected abstract execute(
+    kernel: AnyKernel,
+    arrays: HostArrays,
+    params: Readonly<Record<string, number>>,
+  ): void;
+
+  get bytesInUse(): number {
+    return this.#memory.bytesInUse;
+  }
+
+  allocate(dtype: DType, length: number): DeviceBuffer {
+    return this.#memory.allocate(dtype, length);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    this.#memory.free(buffer);
+  }
+
+  write(buffer: DeviceBuffer, data: HostArray, offset = 0): void {
+    this.#memory.write(buffer, data, offset);
+  }
+
+  run<B extends BufferDecls, P extends ParamDecls>(
+    kernel: Kernel<string, B, P>,
+    buffers: BuffersOf<B>,
+    params: ParamsOf<P>,
+  ): void {
+    checkCall(kernel, buffers, params);
+    const arrays: Record<string, Float32Array | Uint32Array> = {};
+    for (const name in kernel.buffers) arrays[name] = this.#memory.array(buffers[name]);
+    // From here on kernels are treated alike; the check above stands for their types.
+    this.execute(kernel as unknown as AnyKernel, arrays, params);
+  }
+
+  // Kernels run on this thread, so everything enqueued is done; the turn lets signals and timers through.
+  async read(buffer: DeviceBuffer, offset = 0, length?: number): Promise<HostArray> {
+    await nextTurn();
+    return this.#memory.copyOut(buffer, offset, length);
+  }
+
+  close(): void {
+    this.#memory.close();
+  }
+}
+
+/** Browsers have no setImmediate, and their timers are slow but work. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === "function") setImmediate(resolve);
+    else setTimeout(resolve, 0);
+  });
+}
