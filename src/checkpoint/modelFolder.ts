@@ -87,10 +87,34 @@ export function readModelConfig(folder: string): ModelConfig {
       `${path}: model_type ${JSON.stringify(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
     );
   }
-  const known = Object.fromEntries(modelKeys.filter((key) => key in stored).map((key) => [key, stored[key]]));
+  refuseUnsupported(stored, path);
+  const known = {
+    ...familyDefaults,
+    ...Object.fromEntries(modelKeys.filter((key) => key in stored).map((key) => [key, stored[key]])),
+  };
   if (family === "qwen3") known.num_experts = 0;
+  else known.num_experts = stored.num_experts ?? stored.num_local_experts;
   if (stored.use_sliding_window === false) known.sliding_window = null;
+  known.rope_theta ??= (stored.rope_parameters as { rope_theta?: number } | undefined)?.rope_theta ?? 10000;
   return resolveModelConfig(known, path);
+}
+
+/** Defaults of the families' classes in transformers, where they differ from those of new models here. */
+const familyDefaults: Record<string, unknown> = { tie_word_embeddings: false, norm_topk_prob: false };
+
+/** What these families may ask for and the decoder does not do: better no answer than a wrong one. */
+function refuseUnsupported(stored: Record<string, unknown>, path: string): void {
+  const scaling = (stored.rope_scaling ?? stored.rope_parameters ?? {}) as Record<string, unknown>;
+  const scalingType = scaling.rope_type ?? scaling.type ?? "default";
+  const wrong = [
+    scalingType !== "default" && `rotary scaling "${scalingType}"`,
+    stored.attention_bias === true && "attention_bias",
+    (stored.decoder_sparse_step ?? 1) !== 1 && "decoder_sparse_step other than 1",
+    stored.use_sliding_window === true &&
+      (stored.max_window_layers ?? 0) !== 0 &&
+      "a sliding window in some layers only",
+  ].find((problem) => problem !== false);
+  if (wrong) throw new UsageError(`${path}: ${wrong} is not supported yet; use a checkpoint without it`);
 }
 
 /** Reads tokenizer.json. @throws UsageError if it is missing or of another kind. */

@@ -29,9 +29,12 @@ const comparisonPresets: Record<string, TrainConfigInput> = {
     tokenizer: "bpe:1024",
     seqLen: 128,
     batch: 16,
-    steps: 600,
+    steps: 450,
     learningRate: 3e-3,
     warmup: 50,
+    validEvery: 75,
+    validTokens: 32768,
+    keepCheckpoints: 1,
   },
   /** Half a minute an arm on the reference backend: enough to see every part work, too little to compare. */
   glimpse: {
