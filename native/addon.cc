@@ -175,7 +175,7 @@ struct Block {
   size_t bytes;
 };
 
-void release(node_api_basic_env, void*, void* hint) {
+void release(napi_env, void*, void* hint) {
   Block* block = static_cast<Block*>(hint);
 #if defined(__linux__)
   munmap(block->memory, block->bytes);
