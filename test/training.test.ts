@@ -205,6 +205,7 @@ test("bad input leaves no folder behind and says what is wrong", async () => {
     ],
     [{ model: { ...tinyRun.model, num_attention_heads: 3 } }, /does not divide into 3 heads/],
     [{ model: { ...tinyRun.model, vocab_size: 100 } }, /vocab_size 100 is smaller than the tokenizer's 256/],
+    [{ seqLen: 4000 }, /validation part has \d+ tokens, but one sequence needs 4001/],
     [{ seqLen: 100_000 }, /one sequence needs 100001/],
     [{ learningrate: 1 } as TrainOptions, /unknown key "learningrate"; did you mean "learningRate"/],
     [

@@ -6,7 +6,7 @@
 
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { UsageError } from "../errors.ts";
+import { RunError, UsageError } from "../errors.ts";
 import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
 import { type AnyKernel, signature } from "../kernels/kernel.ts";
 import type { Backend, SupportTable } from "./backend.ts";
@@ -90,7 +90,7 @@ class CpuBackend extends HostBackend {
   readonly #params = new Float64Array(16);
 
   constructor(addon: Addon, { threads = availableParallelism(), level }: CpuOptions) {
-    super((bytes) => addon.allocate(bytes));
+    super((bytes) => allocate(addon, bytes));
     const levels = addon.levels(false);
     const chosen = level ?? levels[0];
     if (!addon.levels(true).includes(chosen)) {
@@ -121,6 +121,20 @@ class CpuBackend extends HostBackend {
     let count = 0;
     for (const name in kernel.params) this.#params[count++] = params[name];
     this.#addon.run(index, Object.values(arrays), this.#params.subarray(0, count));
+  }
+}
+
+function allocate(addon: Addon, bytes: number): ArrayBuffer {
+  try {
+    return addon.allocate(bytes);
+  } catch (error) {
+    const size = `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+    throw new RunError(
+      `There is no memory for a buffer of ${size}: use a smaller model, batch or vocabulary.`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 

@@ -28,7 +28,7 @@ export class BatchSampler {
   /** UsageError if the split is too short for one sequence. */
   constructor(split: TokenSplit, options: { seqLen: number; seed: number }) {
     const { seqLen, seed } = options;
-    checkLength(split, seqLen, "training");
+    checkSplit(split, seqLen, "training");
     // One window fewer than would fit, so that the grid can shift; but at least one.
     this.windows = Math.max(1, Math.floor((split.length - seqLen) / seqLen));
     this.#split = split;
@@ -65,7 +65,7 @@ export function* validationBatches(
   options: { seqLen: number; batch: number; maxTokens?: number },
 ): Generator<Batch> {
   const { seqLen, batch, maxTokens = Number.POSITIVE_INFINITY } = options;
-  checkLength(split, seqLen, "validation");
+  checkSplit(split, seqLen, "validation");
   const windows = Math.max(1, Math.floor(Math.min(split.length - 1, maxTokens) / seqLen));
   for (let first = 0; first < windows; first += batch) {
     const count = Math.min(batch, windows - first);
@@ -74,7 +74,8 @@ export function* validationBatches(
   }
 }
 
-function checkLength(split: TokenSplit, seqLen: number, part: string): void {
+/** @throws UsageError if a split ("training" or "validation") is too short for one sequence. */
+export function checkSplit(split: TokenSplit, seqLen: number, part: "training" | "validation"): void {
   if (split.length >= seqLen + 1) return;
   throw new UsageError(
     `The ${part} part has ${split.length} tokens, but one sequence needs ${seqLen + 1}: give more text or lower --seq-len.`,

@@ -10,7 +10,7 @@ import { loadParameters, readTensor, saveModel } from "../checkpoint/modelFolder
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { RunError } from "../errors.ts";
 import { Transformer } from "../model/transformer.ts";
-import { BatchSampler } from "../text/batches.ts";
+import { BatchSampler, checkSplit } from "../text/batches.ts";
 import type { TokenDataset } from "../text/dataset.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { TrainConfig } from "./config.ts";
@@ -42,6 +42,7 @@ export class Trainer {
 
   constructor(config: TrainConfig, dataset: TokenDataset, backend: Backend) {
     this.config = config;
+    checkSplit(dataset.valid, config.seqLen, "validation"); // now, not after the first hundred steps
     this.sampler = new BatchSampler(dataset.train, { seqLen: config.seqLen, seed: config.seed });
     this.bf16 = config.dtype === "bf16" || (config.dtype === "auto" && backend.nativeBf16);
     this.model = new Transformer(config.model, backend);
