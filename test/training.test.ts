@@ -11,8 +11,10 @@ import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
+import type { ArmResult } from "../src/report/comparison.ts";
 import { tokenDatasetFromMemory } from "../src/text/dataset.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
+import { compare } from "../src/train/compare.ts";
 import { type MetricsRecord, type TrainOptions, train } from "../src/train/loop.ts";
 import { AdamW } from "../src/train/optimizer.ts";
 import { RunFolder } from "../src/train/runFolder.ts";
@@ -251,6 +253,42 @@ test("a trained run writes text, the same for the same seed; a damaged checkpoin
   writeFileSync(path, bytes.subarray(0, bytes.length - 100));
   await assert.rejects(loadModel(checkpoint, { announce: () => {} }), RunError);
   await assert.rejects(train({ out: options.out, resume: true, announce: () => {} }), RunError);
+});
+
+test("a comparison trains three arms alike, and resumes with the settings it began with", async () => {
+  const settings = {
+    preset: "glimpse",
+    data: toy,
+    validShare: 0.1,
+    steps: 6,
+    threads: 2,
+    announce: () => {},
+  };
+  const whole = await compare({ ...settings, out: join(folder, "comparison") });
+  const [moe, mone, control] = whole.comparison.arms;
+  assert.deepEqual([moe.name, mone.name, control.name], ["MoE", "MoNE K = 8", "MoE top-2"]);
+  assert.equal(
+    moe.training[0].loss.toFixed(2),
+    mone.training[0].loss.toFixed(2),
+    "same seed, same first batch",
+  );
+  assert.equal(mone.parameters.total, moe.parameters.total);
+  assert.equal(mone.parameters.activatedExpertsWithGate, moe.parameters.activatedExpertsWithGate / 2);
+  assert.equal(control.parameters.activatedExpertsWithGate, moe.parameters.activatedExpertsWithGate / 2);
+  assert.ok(mone.neuronUse && !moe.neuronUse);
+  const page = readFileSync(whole.reportPath, "utf8");
+  for (const { name } of whole.comparison.arms) assert.ok(page.includes(name));
+
+  const out = join(folder, "stopped-comparison");
+  const controller = new AbortController();
+  let arms = 0;
+  const onArm = () => ++arms === 2 && controller.abort(new Error("stop"));
+  await assert.rejects(compare({ ...settings, out, signal: controller.signal, onArm }), /stop/);
+  await assert.rejects(compare({ ...settings, out }), /holds a comparison already: add --resume/);
+  await assert.rejects(compare({ out, resume: true, steps: 7, announce: () => {} }), /leave out steps/);
+  const resumed = await compare({ out, resume: true, threads: 2, announce: () => {} });
+  const losses = (arms: ArmResult[]) => arms.map(({ final }) => final.loss);
+  assert.deepEqual(losses(resumed.comparison.arms), losses(whole.comparison.arms));
 });
 
 test("a dataset in memory trains without a file", async () => {

@@ -1,6 +1,6 @@
 // `mone compare`: a MoE and its MoNE, trained alike and put side by side.
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
 import { comparisonInWords, comparisonTable } from "../report/comparison.ts";
 import { checkSettings, type TrainConfigInput } from "../train/config.ts";
@@ -12,7 +12,7 @@ import { stopped } from "./train.ts";
 const optionNames = ["data", "tokenizer", "steps", "seed", "dtype"] as const;
 
 type CompareFlags = Pick<TrainConfigInput, (typeof optionNames)[number]> & {
-  readonly preset: string;
+  readonly preset?: string;
   readonly out?: string;
   readonly resume?: boolean;
   readonly threads?: number;
@@ -22,9 +22,7 @@ export function addCompareCommand(program: Command): void {
   const command = program
     .command("compare")
     .description("train a MoE, its MoNE and a control on the same text; write a report")
-    .addOption(
-      new Option("--preset <name>", "size and length; the options below change it").default("quick", "quick"),
-    );
+    .option("--preset <name>", "size and length; the options below change it (default: quick)");
   addSettingOptions(command, optionNames, true);
   command
     .option("--out <folder>", "folder of the comparison (default: runs/compare-<preset>-<time>)")
@@ -42,7 +40,7 @@ async function run({ output, signal }: Context, flags: CompareFlags): Promise<vo
   const options = Object.fromEntries(optionNames.map((name) => [name, rest[name]]));
   checkSettings(options, "options");
   const { compare, defaultComparisonFolder } = await import("../train/compare.ts");
-  const out = given ?? defaultComparisonFolder(preset);
+  const out = given ?? defaultComparisonFolder(preset ?? "quick");
   let arm = "";
   let step: number | undefined;
   const show = showSteps(output.progress, () => arm);
@@ -77,9 +75,7 @@ async function run({ output, signal }: Context, flags: CompareFlags): Promise<vo
     output.json({ ...comparison, reportPath });
   } catch (error) {
     if (!(error instanceof Interrupted)) throw error;
-    // A comparison does not remember its settings: the same options must be given again.
-    const options = process.argv.slice(2).filter((arg) => arg !== "--resume");
-    throw stopped(step, out, [...options, ...(given === undefined ? ["--out", out] : []), "--resume"]);
+    throw stopped(step, out, ["compare", "--resume", "--out", out]);
   }
 }
 

@@ -1,7 +1,7 @@
 // `mone compare`: a MoE, a MoNE with half of its activated expert parameters, and the control that halves them by
 // sending tokens to half as many experts; trained on the same tokens from the same seed, put side by side in a report.
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { arch, cpus, platform, totalmem } from "node:os";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
@@ -64,7 +64,7 @@ export interface CompareOptions extends Omit<TrainConfigInput, "preset"> {
   readonly preset?: string;
   /** Folder of the comparison; default: `defaultComparisonFolder`. */
   readonly out?: string;
-  /** Continue the comparison in `out`: finished arms are read back, the others go on. */
+  /** Continue the comparison in `out`, with its own settings: finished arms are read back, the others go on. */
   readonly resume?: boolean;
   readonly threads?: number;
   readonly backend?: Backend;
@@ -117,7 +117,8 @@ export async function compare(
 ): Promise<{ comparison: Comparison; reportPath: string }> {
   const { announce = console.error, signal } = options;
   const given = settingsAmong(options, COMPARE_OPTIONS);
-  const asked = options.preset ?? "quick";
+  const remembered = options.resume ? recall(options, given) : undefined;
+  const asked = remembered?.preset ?? options.preset ?? "quick";
   if (!(asked in comparisonPresets)) {
     throw new UsageError(
       `Unknown comparison preset "${asked}"; there are ${comparisonPresetNames.join(", ")}.`,
@@ -127,9 +128,14 @@ export async function compare(
   try {
     const preset = feasiblePreset(asked, backend, announce);
     const base = comparisonPresets[preset];
-    const settings: TrainConfigInput = { ...base, ...given, model: { ...base.model, ...given.model } };
     const out = options.out ?? defaultComparisonFolder(preset);
+    const { settings, command }: Remembered = remembered ?? {
+      preset,
+      settings: { ...base, ...given, model: { ...base.model, ...given.model } },
+      command: options.command ?? `mone compare --preset ${preset}`,
+    };
     const arms = armsOf({ ...presetConfig(settings.preset as string), ...settings.model });
+    if (!remembered) await remember(out, { preset, settings, command });
     const prepared = await prepareData(join(out, "data"), {
       data: settings.data ?? null,
       tokenizer: settings.tokenizer ?? "byte",
@@ -166,7 +172,7 @@ export async function compare(
       },
       arms: results,
       machine: machine(backend),
-      command: options.command ?? `mone compare --preset ${preset}`,
+      command,
       finishedAt: new Date().toISOString(),
       config: RunFolder.open(join(out, arms[0].id)).config as Record<string, unknown>,
     };
@@ -177,6 +183,43 @@ export async function compare(
   } finally {
     if (!options.backend) backend.close();
   }
+}
+
+/** What a comparison keeps of its beginning, so that it can be resumed: compare.json in its folder. */
+interface Remembered {
+  readonly preset: string;
+  readonly settings: TrainConfigInput;
+  readonly command: string;
+}
+
+/** @throws UsageError if there is a comparison in the folder already. */
+async function remember(out: string, what: Remembered): Promise<void> {
+  const path = join(out, "compare.json");
+  if (existsSync(path)) {
+    throw new UsageError(
+      `${out} holds a comparison already: add --resume to continue it, or choose another --out`,
+    );
+  }
+  await writeFileAtomic(path, `${JSON.stringify(what, null, 2)}\n`);
+}
+
+/** @throws UsageError if there is nothing to resume, or for settings that would change what was begun. */
+function recall({ out, preset }: CompareOptions, given: TrainConfigInput): Remembered {
+  const path = join(out ?? "", "compare.json");
+  if (out === undefined || !existsSync(path)) {
+    throw new UsageError(
+      `there is no comparison to resume in ${out ?? "an unnamed folder"}: give its folder with --out`,
+    );
+  }
+  const remembered = JSON.parse(readFileSync(path, "utf8")) as Remembered;
+  const [name] = [
+    ...Object.keys(given),
+    ...(preset !== undefined && preset !== remembered.preset ? ["preset"] : []),
+  ];
+  if (name !== undefined) {
+    throw new UsageError(`${out} is resumed with the settings it began with: leave out ${name}`);
+  }
+  return remembered;
 }
 
 /** `quick` takes minutes on native kernels, and days without. */
