@@ -32,7 +32,6 @@ function runRule(
     grad: (name) => outputGrads[name],
     target: (name) => targets[name],
     accumulate: () => accumulate,
-    scratch: (dtype, length) => (dtype === "u32" ? new Uint32Array(length) : new Float64Array(length)),
     run: (other, buffers, params) =>
       other.reference(buffers as Parameters<typeof other.reference>[0], params),
   };

@@ -51,8 +51,6 @@ export interface GradientContext<Ref, B extends BufferDecls, P extends ParamDecl
   target(input: keyof B & string): Ref;
   /** 1 if the target already holds a part of the gradient, to be added to; 0 if it must be overwritten. */
   accumulate(input: keyof B & string): 0 | 1;
-  /** Scratch memory for the duration of the rule. */
-  scratch(dtype: DType, length: number): Ref;
   /** Runs another kernel. */
   run<B2 extends BufferDecls, P2 extends ParamDecls>(
     kernel: Kernel<string, B2, P2>,

@@ -155,13 +155,9 @@ export class Tape {
     const { kernel, tensors, params } = call;
     const { of, wrt, rule } = kernel.gradient;
     const scratch: DeviceBuffer[] = [];
-    const allocateScratch = (dtype: "f32" | "u32", length: number) => {
-      const buffer = this.backend.allocate(dtype, length);
-      scratch.push(buffer);
-      return buffer;
-    };
     const zeros = (length: number) => {
-      const buffer = allocateScratch("f32", length);
+      const buffer = this.backend.allocate("f32", length);
+      scratch.push(buffer);
       this.backend.run(fill, { y: buffer }, { n: length, value: 0 });
       return buffer;
     };
@@ -181,7 +177,6 @@ export class Tape {
         grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
         target: (name) => target(name).buffer,
         accumulate: (name) => target(name).accumulate,
-        scratch: allocateScratch,
         run: (other, buffers, otherParams) => this.backend.run(other, buffers, otherParams),
       };
       rule(context);
