@@ -35,10 +35,9 @@ function installPackages() {
 function buildNativeKernels() {
   const stamp = currentStamp("native");
   const isBuilt = existsSync(join(root, "native", "build", "Release", "mone.node"));
-  if (stamp && (isBuilt || stamp.problem)) {
-    if (stamp.problem) say(stamp.problem);
-    return;
-  }
+  // A build that failed is not tried again until its sources change. It said so then, and whoever opens a backend says
+  // it again: no third voice here.
+  if (stamp && (isBuilt || stamp.problem)) return;
   say("building native kernels (about a minute)");
   const { problem } = buildNative();
   if (problem) say(problem);
