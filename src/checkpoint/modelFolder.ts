@@ -75,12 +75,7 @@ export function toStoredConfig(config: ModelConfig): Record<string, unknown> {
 export function readModelConfig(folder: string): ModelConfig {
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new UsageError(`${folder} is not a model folder: it has no config.json`);
-  let stored: Record<string, unknown>;
-  try {
-    stored = JSON.parse(readFileSync(path, "utf8"));
-  } catch (error) {
-    throw new RunError(`${path} is not JSON: restore the file or use another checkpoint`, { cause: error });
-  }
+  const stored = readJson(path) as Record<string, unknown>;
   const family = stored.model_type;
   if (!["qwen3_moe", "qwen3", "mone"].includes(family as string)) {
     throw new UsageError(
@@ -121,13 +116,15 @@ function refuseUnsupported(stored: Record<string, unknown>, path: string): void 
 export function readTokenizer(folder: string): Tokenizer {
   const path = join(folder, "tokenizer.json");
   if (!existsSync(path)) throw new UsageError(`${folder} has no tokenizer.json`);
-  let json: unknown;
+  return tokenizerFromJson(readJson(path));
+}
+
+function readJson(path: string): unknown {
   try {
-    json = JSON.parse(readFileSync(path, "utf8"));
+    return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     throw new RunError(`${path} is not JSON: restore the file or use another checkpoint`, { cause: error });
   }
-  return tokenizerFromJson(json);
 }
 
 /** Fills a model's parameters. @throws RunError naming the tensor that is missing, damaged or of another shape. */

@@ -6,15 +6,17 @@
 
 import type { Backend, DeviceBuffer, HostArray } from "../backends/backend.ts";
 import { fill } from "../kernels/elementwise.ts";
-import type {
-  AnyKernel,
-  BufferDecls,
-  DifferentiableKernel,
-  GradientContext,
-  Kernel,
-  KeysOf,
-  ParamDecls,
-  ParamsOf,
+import {
+  type AnyKernel,
+  accessOf,
+  type BufferDecls,
+  type DifferentiableKernel,
+  dtypeOf,
+  type GradientContext,
+  type Kernel,
+  type KeysOf,
+  type ParamDecls,
+  type ParamsOf,
 } from "../kernels/kernel.ts";
 import { Parameter, sizeOf, Tensor } from "./tensor.ts";
 
@@ -103,8 +105,7 @@ export class Tape {
     const tensors: Record<string, Tensor> = { ...(inputs as Record<string, Tensor>) };
     const outputs: Record<string, Tensor> = {};
     for (const [name, shape] of Object.entries(shapes as Record<string, readonly number[]>)) {
-      const dtype = kernel.buffers[name].endsWith("u32") ? "u32" : "f32";
-      outputs[name] = tensors[name] = this.allocate(dtype, shape);
+      outputs[name] = tensors[name] = this.allocate(dtypeOf(kernel.buffers[name]), shape);
     }
     const buffers: Record<string, DeviceBuffer> = {};
     for (const name in tensors) buffers[name] = tensors[name].buffer;
@@ -187,7 +188,7 @@ export class Tape {
     for (const buffer of scratch) this.backend.free(buffer);
     // Whatever used these outputs came later on the tape and is done.
     for (const name in kernel.buffers) {
-      if (kernel.buffers[name].startsWith("in ")) continue;
+      if (accessOf(kernel.buffers[name]) === "in") continue;
       const gradient = gradients.get(tensors[name]);
       if (gradient) this.backend.free(gradient);
       gradients.delete(tensors[name]);

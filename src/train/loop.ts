@@ -105,9 +105,10 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
       trainer.close();
     }
   } finally {
-    unlock?.();
-    // Nothing was computed yet, so nothing is lost, and the same command can be given again.
-    if (!started && !existing) rmSync(path, { recursive: true, force: true });
+    // Nothing was computed yet, so nothing is lost, and the same command can be given again. Only under our own lock:
+    // otherwise another process has taken the folder up.
+    if (unlock && !started && !existing) rmSync(path, { recursive: true, force: true });
+    else unlock?.();
     if (!options.backend) backend.close();
   }
 }
@@ -127,6 +128,8 @@ async function runSteps(
     if (madeBy !== backend.name) {
       announce(`This run was on ${madeBy}; on ${backend.name} it goes on correctly, but not bit for bit.`);
     }
+  } else {
+    trainer.initialise();
   }
   run.truncateMetrics(trainer.step);
   const validationOf = (limits: { maxTokens?: number; signal?: AbortSignal }) =>

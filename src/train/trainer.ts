@@ -46,7 +46,6 @@ export class Trainer {
     this.sampler = new BatchSampler(dataset.train, { seqLen: config.seqLen, seed: config.seed });
     this.bf16 = config.dtype === "bf16" || (config.dtype === "auto" && backend.nativeBf16);
     this.model = new Transformer(config.model, backend);
-    this.model.initialise(config.seed);
     const { beta1, beta2, epsilon, weightDecay, clip } = config;
     this.optimizer = new AdamW(backend, this.model.parameters.values(), {
       beta1,
@@ -55,6 +54,11 @@ export class Trainer {
       weightDecay,
       clip,
     });
+  }
+
+  /** Weights of step 0, from the seed. Follow the constructor with this or with `load`. */
+  initialise(): void {
+    this.model.initialise(this.config.seed);
   }
 
   get tokensPerStep(): number {
