@@ -38,19 +38,21 @@ constexpr int64_t kLeastExtent = 64;
 /** Multiplications below which waking other threads does not pay: about 20 us. */
 constexpr int64_t kWorthWaking = 1 << 20;
 
-/** One product: C is m x n with rows next to each other, k the inner length. */
+/** One product: C is m x n with rows next to each other, k the inner length. B holds what the layout says. */
 struct Product {
   const float* a;
-  const float* b;
+  const void* b;
   float* c;
   int64_t m, n, k;
 };
 
-/** How A and B lie: along the inner index, or across it. */
-template <bool kAAlongInner, bool kBAlongInner>
+/** How A and B lie: along the inner index, or across it; and what B's elements are. */
+template <bool kAAlongInner, bool kBAlongInner, class BElement = float>
 struct Layout {
   static Operand<kAAlongInner> a(const Product& p) { return {p.a, kAAlongInner ? p.k : p.m}; }
-  static Operand<kBAlongInner> b(const Product& p) { return {p.b, kBAlongInner ? p.k : p.n}; }
+  static Operand<kBAlongInner, BElement> b(const Product& p) {
+    return {static_cast<const BElement*>(p.b), kBAlongInner ? p.k : p.n};
+  }
 };
 using NT = Layout<true, true>;    // A [m, k], B [n, k]
 using NN = Layout<true, false>;   // A [m, k], B [k, n]

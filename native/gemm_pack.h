@@ -8,21 +8,19 @@
 
 constexpr int kPanelColumns = 2 * kLanes;
 
-/** Where an operand lies: element (outer, inner) is data[outer * stride + inner] if kAlongInner, else the reverse. */
-template <bool kAlongInner>
+/**
+ * Where an operand lies: element (outer, inner) is data[outer * stride + inner] if kAlongInner, else the reverse. Elements
+ * are f32, or weights as inference stores them (weights.h).
+ */
+template <bool kAlongInner, class Element = float>
 struct Operand {
-  const float* data;
+  const Element* data;
   int64_t stride;
 
-  const float* at(int64_t outer, int64_t inner) const {
+  const Element* at(int64_t outer, int64_t inner) const {
     return kAlongInner ? data + outer * stride + inner : data + inner * stride + outer;
   }
 };
-
-/** The first `count` elements (none, some or all of a vector), zeros in the rest. */
-static inline vf loadUpTo(const float* p, int64_t count) {
-  return count >= kLanes ? load(p) : count > 0 ? loadPart(p, count) : vf{};
-}
 
 /** Rounds to bfloat16, ties to even, in the upper half of each lane; the lower half is zero. NaN stays NaN. */
 static inline vu roundToBf16(vf x) {
@@ -37,26 +35,37 @@ static inline vu roundToBf16(vf x) {
 
 struct F32Format {
   static constexpr int kDepth = 1;
-  static vf inner(const float* p, int64_t inners) { return loadUpTo(p, inners); }
-  static vf outer(const float* p, int64_t, int64_t outers, int64_t) { return loadUpTo(p, outers); }
+  template <class Element>
+  static vf inner(const Element* p, int64_t inners) { return decodeUpTo(p, inners); }
+  template <class Element>
+  static vf outer(const Element* p, int64_t, int64_t outers, int64_t) { return decodeUpTo(p, outers); }
 };
 
 /** bf16 values in f32 units, for levels that cannot multiply bf16. */
 struct RoundedFormat {
   static constexpr int kDepth = 1;
-  static vf inner(const float* p, int64_t inners) { return vf(roundToBf16(loadUpTo(p, inners))); }
-  static vf outer(const float* p, int64_t, int64_t outers, int64_t) { return vf(roundToBf16(loadUpTo(p, outers))); }
+  template <class Element>
+  static vf inner(const Element* p, int64_t inners) { return vf(roundToBf16(decodeUpTo(p, inners))); }
+  template <class Element>
+  static vf outer(const Element* p, int64_t, int64_t outers, int64_t) { return vf(roundToBf16(decodeUpTo(p, outers))); }
 };
 
 #if MONE_BF16 > 0
 /** Pairs of bf16, the lower inner index in the lower half. */
 struct PairFormat {
   static constexpr int kDepth = 2;
-  static vf inner(const float* p, int64_t inners) {
-    return neighbours(loadUpTo(p, inners), loadUpTo(p + kLanes, inners - kLanes));
+  /** Stored pairs are pairs already. */
+  static vf inner(const uint16_t* p, int64_t inners) {
+    if (inners >= 2 * kLanes) return load(reinterpret_cast<const float*>(p));
+    return inner<uint16_t>(p, inners);
   }
-  static vf outer(const float* p, int64_t stride, int64_t outers, int64_t inners) {
-    return pairs(loadUpTo(p, outers), inners > 1 ? loadUpTo(p + stride, outers) : vf{});
+  template <class Element>
+  static vf inner(const Element* p, int64_t inners) {
+    return neighbours(decodeUpTo(p, inners), decodeUpTo(p + kLanes, inners - kLanes));
+  }
+  template <class Element>
+  static vf outer(const Element* p, int64_t stride, int64_t outers, int64_t inners) {
+    return pairs(decodeUpTo(p, outers), inners > 1 ? decodeUpTo(p + stride, outers) : vf{});
   }
 
  private:
@@ -91,8 +100,8 @@ static inline void transpose(vf (&block)[kLanes]) {
  * Reads kLanes units of kOuters outer indices, of which `outers` and `inners` elements exist, in the order in
  * which they lie: block[outer][unit] if kAlongInner, else block[unit][outer].
  */
-template <class Format, int kOuters, bool kAlongInner>
-[[gnu::always_inline]] static inline void readBlock(vf (&block)[kLanes], const float* p, int64_t stride,
+template <class Format, int kOuters, bool kAlongInner, class Element>
+[[gnu::always_inline]] static inline void readBlock(vf (&block)[kLanes], const Element* p, int64_t stride,
                                                     int64_t outers, int64_t inners) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; i++) {
@@ -106,18 +115,18 @@ template <class Format, int kOuters, bool kAlongInner>
 }
 
 /** Asks for the memory that readBlock would read at p, to arrive in the second level cache. */
-template <class Format, int kOuters, bool kAlongInner>
-static inline void prefetchBlock(const float* p, int64_t stride) {
+template <class Format, int kOuters, bool kAlongInner, class Element>
+static inline void prefetchBlock(const Element* p, int64_t stride) {
   constexpr int kRows = kAlongInner ? kOuters : kLanes * Format::kDepth;
   constexpr int kWidth = kAlongInner ? kLanes * Format::kDepth : kLanes;
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; i++)
-    for (int j = 0; j < kWidth; j += kLanes) __builtin_prefetch(p + i * stride + j, 0, 2);
+    for (int j = 0; j < kWidth; j += 64 / int(sizeof(Element))) __builtin_prefetch(p + i * stride + j, 0, 2);
 }
 
 /** readBlock, then what brings it into the wanted order: block[outer][unit] if kWantInner. Fast away from edges. */
-template <class Format, int kOuters, bool kWantInner, bool kAlongInner>
-static inline void packBlock(vf (&block)[kLanes], const float* p, int64_t stride, int64_t outers, int64_t inners) {
+template <class Format, int kOuters, bool kWantInner, bool kAlongInner, class Element>
+static inline void packBlock(vf (&block)[kLanes], const Element* p, int64_t stride, int64_t outers, int64_t inners) {
   constexpr int kNeeded = kAlongInner ? kOuters : kLanes, kInners = kLanes * Format::kDepth;
   if (outers >= kNeeded && inners >= kInners) {
     readBlock<Format, kOuters, kAlongInner>(block, p, stride, kNeeded, kInners);
@@ -149,8 +158,8 @@ static void packA(float* to, const Operand<kAlongInner>& a, int64_t row, int64_t
 }
 
 /** Packs one panel of B: up to kPanelColumns columns, inner elements inner..inner+inners. */
-template <class Format, bool kAlongInner>
-static void packB(float* to, const Operand<kAlongInner>& b, int64_t column, int64_t columns, int64_t inner,
+template <class Format, bool kAlongInner, class Element>
+static void packB(float* to, const Operand<kAlongInner, Element>& b, int64_t column, int64_t columns, int64_t inner,
                   int64_t inners) {
   constexpr int kInners = kLanes * Format::kDepth;
   for (int64_t p = 0; p < inners; p += kInners, to += kLanes * kPanelColumns) {

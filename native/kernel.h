@@ -40,6 +40,8 @@ struct Level {
 
 #define MONE_TYPE_f32 float
 #define MONE_TYPE_u32 uint32_t
+#define MONE_TYPE_bf16 uint16_t
+#define MONE_TYPE_i8 int8_t
 #define MONE_CONST_in const
 #define MONE_CONST_out
 #define MONE_CONST_inout

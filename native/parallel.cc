@@ -105,8 +105,8 @@ void* threadScratch(int slot, size_t bytes) {
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
-  thread_local std::unique_ptr<void, Free> memory[4];
-  thread_local size_t sizes[4] = {0, 0, 0, 0};
+  thread_local std::unique_ptr<void, Free> memory[kScratchSlots];
+  thread_local size_t sizes[kScratchSlots] = {};
   if (sizes[slot] < bytes) {
     const size_t rounded = (bytes + 4095) & ~size_t(4095);
     memory[slot].reset(std::aligned_alloc(4096, rounded));

@@ -15,7 +15,8 @@ int threads();
 /** Which of the threads this is: 0 the caller, 1.. the pool. For per-thread scratch memory. */
 int threadIndex();
 
-/** Scratch memory of the calling thread, 64-byte aligned, kept between jobs; `slot` 0..3 tells uses apart. */
+/** Scratch memory of the calling thread, 64-byte aligned, kept between jobs; `slot` tells uses apart. */
+constexpr int kScratchSlots = 8;
 void* threadScratch(int slot, size_t bytes);
 
 void runTasks(int64_t count, void (*task)(void* context, int64_t index), void* context);

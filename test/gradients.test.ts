@@ -12,7 +12,7 @@ const TOLERANCE = 1e-6;
 /** Elements of one input that are perturbed. */
 const PROBES = 12;
 
-type Ref = Float32Array | Float64Array | Uint32Array;
+type Ref = Arrays[string];
 
 /** Runs a kernel's gradient rule on arrays; accumulates into random starting values to check that too. */
 function runRule(

@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { HostArray } from "../src/backends/backend.ts";
 import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
 import { accessOf, dtypeOf } from "../src/kernels/kernel.ts";
 import { linear } from "../src/kernels/linear.ts";
@@ -21,8 +22,8 @@ async function outputBits(
   const backend = openBackend({ threads });
   const buffers = Object.fromEntries(
     Object.entries(arrays).map(([name, array]) => {
-      const buffer = backend.allocate(array instanceof Uint32Array ? "u32" : "f32", array.length);
-      backend.write(buffer, array as Float32Array | Uint32Array);
+      const buffer = backend.allocate(dtypeOf(kernel.buffers[name]), array.length);
+      backend.write(buffer, array as HostArray);
       return [name, buffer];
     }),
   );

@@ -5,6 +5,7 @@
 import type { KernelName } from "../kernels/catalogue.ts";
 import {
   type AnyKernel,
+  type ArrayOf,
   accessOf,
   type BufferDecls,
   type DType,
@@ -21,7 +22,7 @@ export interface DeviceBuffer {
   readonly length: number;
 }
 
-export type HostArray<D extends DType = DType> = D extends "u32" ? Uint32Array : Float32Array;
+export type HostArray<D extends DType = DType> = ArrayOf<D>;
 
 export type BuffersOf<B extends BufferDecls> = { readonly [K in keyof B]: DeviceBuffer };
 

@@ -9,7 +9,7 @@ import { availableParallelism } from "node:os";
 import { RunError, UsageError } from "../errors.ts";
 import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
 import { type AnyKernel, signature } from "../kernels/kernel.ts";
-import type { Backend, SupportTable } from "./backend.ts";
+import type { Backend, HostArray, SupportTable } from "./backend.ts";
 import { type HostArrays, HostBackend } from "./hostBackend.ts";
 import { ReferenceBackend } from "./reference.ts";
 
@@ -18,7 +18,7 @@ interface Addon {
   levels(emulated: boolean): string[];
   problems(): string[];
   open(level: string, threads: number): { signatures: string[]; nativeBf16: boolean };
-  run(index: number, buffers: (Float32Array | Uint32Array)[], params: Float64Array): void;
+  run(index: number, buffers: HostArray[], params: Float64Array): void;
   allocate(bytes: number): ArrayBuffer;
 }
 

@@ -12,7 +12,7 @@ import {
 import { HostMemory } from "./hostMemory.ts";
 
 /** Buffers of one call, by name, in the order of the kernel's declaration. */
-export type HostArrays = Readonly<Record<string, Float32Array | Uint32Array>>;
+export type HostArrays = Readonly<Record<string, HostArray>>;
 
 export abstract class HostBackend implements Backend {
   abstract readonly name: string;
@@ -53,7 +53,7 @@ export abstract class HostBackend implements Backend {
     params: ParamsOf<P>,
   ): void {
     checkCall(kernel, buffers, params);
-    const arrays: Record<string, Float32Array | Uint32Array> = {};
+    const arrays: Record<string, HostArray> = {};
     for (const name in kernel.buffers) arrays[name] = this.#memory.array(buffers[name]);
     // From here on kernels are treated alike; the check above stands for their types.
     this.execute(kernel as unknown as AnyKernel, arrays, params);

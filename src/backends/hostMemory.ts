@@ -1,11 +1,11 @@
 // Memory of the backends that live in the host's own address space (reference, cpu): typed arrays with a pool, so
 // that a training step finds the memory of the previous one instead of asking the system for it again.
 
-import type { DType } from "../kernels/kernel.ts";
+import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { DeviceBuffer, HostArray } from "./backend.ts";
 
 export interface HostBuffer extends DeviceBuffer {
-  readonly array: Float32Array | Uint32Array;
+  readonly array: HostArray;
 }
 
 export class HostMemory {
@@ -24,10 +24,10 @@ export class HostMemory {
   }
 
   allocate(dtype: DType, length: number): HostBuffer {
-    const bytes = sizeClass(4 * length);
+    const ArrayType = arrayTypes[dtype];
+    const bytes = sizeClass(ArrayType.BYTES_PER_ELEMENT * length);
     const memory = this.#free.get(bytes)?.pop() ?? this.#allocateBytes(bytes);
-    const array = dtype === "f32" ? new Float32Array(memory, 0, length) : new Uint32Array(memory, 0, length);
-    const buffer: HostBuffer = { dtype, length, array };
+    const buffer: HostBuffer = { dtype, length, array: new ArrayType(memory, 0, length) };
     this.#live.add(buffer);
     this.#bytesInUse += bytes;
     return buffer;
@@ -45,7 +45,7 @@ export class HostMemory {
   }
 
   /** The array behind a buffer; throws if the buffer was freed. */
-  array(buffer: DeviceBuffer): Float32Array | Uint32Array {
+  array(buffer: DeviceBuffer): HostArray {
     const host = buffer as HostBuffer;
     if (!this.#live.has(host)) throw new Error("a buffer is used after it was freed");
     return host.array;

@@ -4,7 +4,7 @@
 import type { Backend, DeviceBuffer, HostArray } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { nearest, throwIfAborted, UsageError } from "../errors.ts";
-import type { AnyKernel } from "../kernels/kernel.ts";
+import { type AnyKernel, dtypeOf } from "../kernels/kernel.ts";
 import { type AnySample, allKernels, makeArrays } from "../kernels/samples.ts";
 
 export interface KernelTiming {
@@ -84,7 +84,7 @@ async function timeSample(
 ): Promise<KernelTiming> {
   const buffers: Record<string, DeviceBuffer> = {};
   for (const [name, array] of Object.entries(makeArrays(kernel, sample, "f32"))) {
-    buffers[name] = backend.allocate(array instanceof Uint32Array ? "u32" : "f32", array.length);
+    buffers[name] = backend.allocate(dtypeOf(kernel.buffers[name]), array.length);
     backend.write(buffers[name], array as HostArray);
   }
   const last = Object.values(buffers).at(-1)!;

@@ -14,6 +14,7 @@ import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
 import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
+import { decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
 import {
   groupedLinear,
   groupedLinearGradInput,
@@ -22,11 +23,20 @@ import {
   linearGradInput,
   linearGradWeight,
 } from "./linear.ts";
+import { neuronExpertsBf16, neuronExpertsF32, neuronExpertsInt8 } from "./neuronExperts.ts";
 import { neuronTopK, neuronTopKGrad } from "./neuronTopK.ts";
 import { adamW, sumSquares } from "./optimizer.ts";
 import { rmsNorm, rmsNormGrad } from "./rmsNorm.ts";
 import { rope } from "./rope.ts";
 import { groupByExpert, routerTopK, routerTopKGrad } from "./routing.ts";
+import {
+  storedLinearBf16,
+  storedLinearF32,
+  storedLinearInt8,
+  storedRowsBf16,
+  storedRowsF32,
+  storedRowsInt8,
+} from "./storedLinear.ts";
 
 /** Every kernel under its own name. */
 export const catalogue = {
@@ -66,6 +76,20 @@ export const catalogue = {
   fill,
   sumSquares,
   adamW,
+  storedLinearF32,
+  storedLinearBf16,
+  storedLinearInt8,
+  storedRowsF32,
+  storedRowsBf16,
+  storedRowsInt8,
+  neuronExpertsF32,
+  neuronExpertsBf16,
+  neuronExpertsInt8,
+  encodeBf16,
+  decodeBf16,
+  encodeInt8,
+  transposeF32,
+  transposeBf16,
 } as const;
 
 export type KernelName = keyof typeof catalogue;

@@ -3,7 +3,24 @@
 // the finite-difference check, the benchmark and the check of the native table are all generated from it.
 // Not here: memory, backends, tensors. A kernel knows arrays and numbers only.
 
-export type DType = "f32" | "u32";
+/** `bf16` as its 16 bits, `i8` as signed bytes: weights stored for inference. */
+export type DType = "f32" | "u32" | "bf16" | "i8";
+
+/** How elements of a type lie in the host's memory. */
+export type ArrayOf<D extends DType> = {
+  f32: Float32Array;
+  u32: Uint32Array;
+  bf16: Uint16Array;
+  i8: Int8Array;
+}[D];
+
+/** The constructor of each type's array. */
+export const arrayTypes = {
+  f32: Float32Array,
+  u32: Uint32Array,
+  bf16: Uint16Array,
+  i8: Int8Array,
+} as const;
 
 /** Float32Array in use; Float64Array when the gradient rule is checked against finite differences. */
 export type FloatArray = Float32Array | Float64Array;
@@ -15,7 +32,11 @@ export type ParamDecls = Readonly<Record<string, "int" | "float">>;
 
 export type ParamsOf<P extends ParamDecls> = { readonly [K in keyof P]: number };
 export type ArraysOf<B extends BufferDecls> = {
-  readonly [K in keyof B]: B[K] extends `${string} u32` ? Uint32Array : FloatArray;
+  readonly [K in keyof B]: B[K] extends `${string} f32`
+    ? FloatArray
+    : B[K] extends `${string} ${infer D extends DType}`
+      ? ArrayOf<D>
+      : never;
 };
 export type SizesOf<B extends BufferDecls> = { readonly [K in keyof B]: number };
 export type KeysOf<B extends BufferDecls, Access extends string> = {
@@ -119,7 +140,7 @@ export function signature(kernel: Pick<AnyKernel, "name" | "buffers" | "params">
 }
 
 export function dtypeOf(decl: BufferDecl): DType {
-  return decl.endsWith("u32") ? "u32" : "f32";
+  return decl.slice(decl.indexOf(" ") + 1) as DType;
 }
 
 export function accessOf(decl: BufferDecl): "in" | "out" | "inout" {
@@ -133,6 +154,18 @@ export function roundToBf16(value: number): number {
   const bits = scratchBits[0];
   scratchBits[0] = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000;
   return scratchFloat[0];
+}
+
+/** The number that a bfloat16's bits stand for. */
+export function fromBf16(bits: number): number {
+  scratchBits[0] = bits << 16;
+  return scratchFloat[0];
+}
+
+/** The bits of the nearest bfloat16 (ties to even). */
+export function toBf16(value: number): number {
+  scratchFloat[0] = roundToBf16(Math.fround(value));
+  return scratchBits[0] >>> 16;
 }
 const scratchFloat = new Float32Array(1);
 const scratchBits = new Uint32Array(scratchFloat.buffer);

@@ -166,22 +166,36 @@ static inline uint32_t wordAbove(const float* values, int64_t count, vi limit) {
   return bits & firstBits(count);
 }
 
-/** Sets the row's bits in `keep`, and turns gate values in `hidden` into hidden values. */
-static void keepAbove(Threshold threshold, const float* up, float* hidden, uint32_t* keep, int64_t width) {
+/** Calls word(j, count, bits) for each word of the row: neurons j..j+count, of which those in `bits` are kept. */
+template <class Word>
+static inline void keptWords(Threshold threshold, const float* values, int64_t width, Word&& word) {
   const vi limit = threshold.key - vi{};
-  for (int64_t first = 0; first < width; first += 32, hidden += 32, up += 32) {
+  for (int64_t first = 0; first < width; first += 32) {
     const int64_t count = std::min<int64_t>(32, width - first);
-    uint32_t bits = wordAbove(hidden, count, limit);
+    uint32_t bits = wordAbove(values + first, count, limit);
     if (threshold.ties > 0) {
-      const uint32_t ties = lowestBits(wordAbove(hidden, count, limit - 1) & ~bits, threshold.ties);
+      const uint32_t ties = lowestBits(wordAbove(values + first, count, limit - 1) & ~bits, threshold.ties);
       threshold.ties -= __builtin_popcount(ties);
       bits |= ties;
     }
-    *keep++ = bits;
-    eachVector(count, [&](int64_t j, auto lanes) {
-      lanes.put(hidden + j, keepLanes(bits >> j, lanes.get(hidden + j) * lanes.get(up + j)));
-    });
+    word(first, count, bits);
   }
+}
+
+/** Sets the row's bits in `keep`. */
+static inline void keepBits(Threshold threshold, const float* values, uint32_t* keep, int64_t width) {
+  keptWords(threshold, values, width, [&](int64_t j, int64_t, uint32_t bits) { keep[j / 32] = bits; });
+}
+
+/** Sets the row's bits in `keep`, and turns gate values in `hidden` into hidden values. */
+static void keepAbove(Threshold threshold, const float* up, float* hidden, uint32_t* keep, int64_t width) {
+  keptWords(threshold, hidden, width, [&](int64_t first, int64_t count, uint32_t bits) {
+    keep[first / 32] = bits;
+    eachVector(count, [&](int64_t i, auto lanes) {
+      const int64_t j = first + i;
+      lanes.put(hidden + j, keepLanes(bits >> i, lanes.get(hidden + j) * lanes.get(up + j)));
+    });
+  });
 }
 
 #define neuronTopK_INTERFACE(B, P)                                                                              \

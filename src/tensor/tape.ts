@@ -11,6 +11,7 @@ import {
   accessOf,
   type BufferDecls,
   type DifferentiableKernel,
+  type DType,
   dtypeOf,
   type GradientContext,
   type Kernel,
@@ -49,14 +50,14 @@ export class Tape {
   }
 
   /** An intermediate with undefined content. */
-  allocate(dtype: "f32" | "u32", shape: readonly number[]): Tensor {
+  allocate(dtype: DType, shape: readonly number[]): Tensor {
     const tensor = new Tensor(this.backend.allocate(dtype, sizeOf(shape)), shape);
     this.#owned.add(tensor);
     return tensor;
   }
 
   /** A constant from the host. */
-  constant(data: HostArray, shape: readonly number[]): Tensor {
+  constant(data: HostArray<"f32" | "u32">, shape: readonly number[]): Tensor {
     const tensor = this.allocate(data instanceof Uint32Array ? "u32" : "f32", shape);
     this.backend.write(tensor.buffer, data);
     return tensor;

@@ -1,0 +1,202 @@
+// Experts in inference: see neuronExperts.ts. An expert with few rows is bound by reading its weights: the gate whole,
+// then of up and down the rows of those neurons that any of its tokens keeps. One with many rows is multiplied densely.
+
+/** Rows of an expert up to which it is read neuron by neuron; measured, see docs/PERFORMANCE.md. */
+constexpr int64_t kFewRowsPerExpert = 16;
+
+/** Applies the activation in place and selects: bits in `keep`, zeros for what is not kept. */
+template <class Activation>
+static inline void selectNeurons(Activation activation, ThresholdSearch& search, float* gate, uint32_t* keep,
+                                 int64_t width, int64_t kept) {
+  eachVector(width, [&](int64_t j, auto lanes) { lanes.put(gate + j, activation.value(lanes.get(gate + j))); });
+  const Threshold threshold = kept < width ? search.find(gate, width, kept) : Threshold{-1, 0};
+  keepBits(threshold, gate, keep, width);
+  eachVector(width, [&](int64_t j, auto lanes) {
+    lanes.put(gate + j, keepLanes(keep[j / 32] >> (j % 32), lanes.get(gate + j)));
+  });
+}
+
+/** A piece of one expert's work: neurons or columns begin..end. */
+struct ExpertPiece {
+  int64_t expert, begin, end;
+};
+
+template <class Weights, class Args>
+class ExpertsCall {
+ public:
+  explicit ExpertsCall(const Args& args)
+      : a(args), words(keepWords(args.neurons)), hidden(scratch(4, args.rows * args.neurons)) {}
+
+  void run() {
+    int64_t* few = static_cast<int64_t*>(threadScratch(6, 8 * 2 * a.groups));
+    int64_t *many = few + a.groups, fewCount = 0, manyCount = 0;
+    for (int64_t e = 0; e < a.groups; e++) {
+      if (rowsOf(e) > kFewRowsPerExpert) many[manyCount++] = e;
+      else if (rowsOf(e) > 0) few[fewCount++] = e;
+    }
+    if (manyCount > 0) multiplyDensely(many, manyCount);
+    if (fewCount > 0) readNeurons(few, fewCount);
+  }
+
+ private:
+  using Element = typename Weights::Element;
+  const Args& a;
+  const int64_t words;
+  float* const hidden;  // [R, F]: gate, then act(gate), then act(gate) * up
+
+  static float* scratch(int slot, int64_t floats) { return static_cast<float*>(threadScratch(slot, 4 * floats)); }
+  int64_t firstRow(int64_t e) const { return a.offsets[e]; }
+  int64_t rowsOf(int64_t e) const { return int64_t(a.offsets[e + 1]) - int64_t(a.offsets[e]); }
+  const Element* gate(int64_t e) const { return a.gate + a.places[e]; }
+  const Element* up(int64_t e) const { return a.up + a.places[a.groups + e]; }
+  const Element* down(int64_t e) const { return a.down + e * a.neurons * a.width; }
+  static float scaled(float sum, const float* scales, int64_t i) { return Weights::kScaled ? sum * scales[i] : sum; }
+
+  // Few rows.
+
+  void readNeurons(const int64_t* few, int64_t count) {
+    const int64_t xWords = preparedWords<Weights>(a.width);
+    float* x = scratch(5, a.rows * xWords);
+    for (int64_t i = 0; i < count; i++)
+      prepareRows<Weights>(x + firstRow(few[i]) * xWords, a.x + firstRow(few[i]) * a.width, rowsOf(few[i]), a.width);
+
+    const int64_t rowsPerTask = storedGrain<Weights>(a.width);
+    const auto all = [&](int64_t) { return a.neurons; };
+    inPieces(few, count, rowsPerTask, all, [&](const ExpertPiece& piece, int64_t) {
+      const Element* w = gate(piece.expert);
+      const int64_t first = firstRow(piece.expert);
+      dotRows<Weights>(
+          piece.end - piece.begin, [&](int64_t i) { return w + (piece.begin + i) * a.width; }, x + first * xWords,
+          rowsOf(piece.expert), a.width, [&](int64_t i, int64_t v, float sum) {
+            const int64_t j = piece.begin + i;
+            hidden[(first + v) * a.neurons + j] = scaled(sum, a.gateScales, piece.expert * a.neurons + j);
+          });
+    });
+
+    // Neurons that any row of the expert keeps, in their order.
+    uint32_t* wanted = static_cast<uint32_t*>(threadScratch(7, 4 * count * (a.neurons + 1)));
+    uint32_t* wantedCount = wanted + count * a.neurons;
+    withActivation(a.activation, [&](auto activation) {
+      parallelRange(count, std::max<int64_t>(1, streamGrain(a.neurons) / 4), [&](int64_t begin, int64_t end) {
+        ThresholdSearch search;
+        for (int64_t i = begin; i < end; i++) {
+          const int64_t first = firstRow(few[i]), rows = rowsOf(few[i]);
+          for (int64_t r = first; r < first + rows; r++)
+            selectNeurons(activation, search, hidden + r * a.neurons, a.keep + r * words, a.neurons, a.kept);
+          wantedCount[i] = unionOf(a.keep + first * words, rows, wanted + i * a.neurons);
+        }
+      });
+    });
+
+    inPieces(few, count, rowsPerTask, [&](int64_t i) { return int64_t(wantedCount[i]); },
+             [&](const ExpertPiece& piece, int64_t at) {
+      const Element* w = up(piece.expert);
+      const uint32_t* neurons = wanted + at * a.neurons + piece.begin;
+      const int64_t first = firstRow(piece.expert);
+      dotRows<Weights>(
+          piece.end - piece.begin, [&](int64_t i) { return w + int64_t(neurons[i]) * a.width; }, x + first * xWords,
+          rowsOf(piece.expert), a.width, [&](int64_t i, int64_t v, float sum) {
+            const int64_t j = neurons[i];
+            hidden[(first + v) * a.neurons + j] *= scaled(sum, a.upScales, piece.expert * a.neurons + j);
+          });
+    });
+
+    // Whole rows of down where there are experts enough for all threads, since memory likes long stretches.
+    constexpr int64_t kLeastColumns = 256;
+    const int64_t shares = ceilDivide(2 * threads(), count);
+    const int64_t columns = std::max(kLeastColumns, ceilDivide(ceilDivide(a.width, shares), 64) * 64);
+    inPieces(few, count, columns, [&](int64_t) { return a.width; }, [&](const ExpertPiece& piece, int64_t at) {
+      const Element* w = down(piece.expert) + piece.begin;
+      const uint32_t* neurons = wanted + at * a.neurons;
+      const int64_t first = firstRow(piece.expert), rows = rowsOf(piece.expert), n = piece.end - piece.begin;
+      float* y = a.y + first * a.width + piece.begin;
+      for (int64_t r = 0; r < rows; r++) std::memset(y + r * a.width, 0, 4 * n);
+      addRows<Weights>(
+          wantedCount[at], [&](int64_t i) { return w + int64_t(neurons[i]) * a.width; },
+          [&](int64_t i, int64_t v) {
+            const int64_t j = neurons[i];
+            const float h = scaled(hidden[(first + v) * a.neurons + j], a.downScales, piece.expert * a.neurons + j);
+            return Weights::kRounds ? roundOne(h) : h;
+          },
+          y, a.width, rows, n);
+    });
+  }
+
+  /** Calls work(piece, index in `few`) for pieces of at most `most` of each expert's extent(index), on all threads. */
+  template <class Extent, class Work>
+  void inPieces(const int64_t* few, int64_t count, int64_t most, Extent&& extent, Work&& work) {
+    int64_t pieces = 0;
+    for (int64_t i = 0; i < count; i++) pieces += ceilDivide(extent(i), most);
+    parallelRange(pieces, 1, [&](int64_t begin, int64_t end) {
+      int64_t i = 0, before = 0;
+      for (int64_t p = begin; p < end; p++) {
+        for (; p >= before + ceilDivide(extent(i), most); i++) before += ceilDivide(extent(i), most);
+        const int64_t from = (p - before) * most;
+        work(ExpertPiece{few[i], from, std::min(extent(i), from + most)}, i);
+      }
+    });
+  }
+
+  /** Lists the neurons whose bit is set in any of the rows; returns how many. */
+  uint32_t unionOf(const uint32_t* keep, int64_t rows, uint32_t* list) const {
+    uint32_t count = 0;
+    for (int64_t word = 0; word < words; word++) {
+      uint32_t bits = 0;
+      for (int64_t r = 0; r < rows; r++) bits |= keep[r * words + word];
+      for (; bits != 0; bits &= bits - 1) list[count++] = uint32_t(word * 32 + __builtin_ctz(bits));
+    }
+    return count;
+  }
+
+  // Many rows.
+
+  void multiplyDensely(const int64_t* many, int64_t count) {
+    float* ups = scratch(5, a.rows * a.neurons);
+    auto* products = static_cast<gemm::Product*>(threadScratch(2, count * sizeof(gemm::Product)));
+    const auto multiply = [&]<class Layout>(Layout, auto&& make) {
+      for (int64_t i = 0; i < count; i++) products[i] = make(many[i], firstRow(many[i]), rowsOf(many[i]));
+      gemm::multiply<Layout>(products, count, false, Weights::kRounds);
+    };
+    using AlongInner = gemm::Layout<true, true, Element>;
+    using AcrossInner = gemm::Layout<true, false, Element>;
+    multiply(AlongInner{}, [&](int64_t e, int64_t first, int64_t rows) {
+      return gemm::Product{a.x + first * a.width, gate(e), hidden + first * a.neurons, rows, a.neurons, a.width};
+    });
+    multiply(AlongInner{}, [&](int64_t e, int64_t first, int64_t rows) {
+      return gemm::Product{a.x + first * a.width, up(e), ups + first * a.neurons, rows, a.neurons, a.width};
+    });
+    withActivation(a.activation, [&](auto activation) {
+      inPieces(many, count, streamGrain(4 * a.neurons), [&](int64_t i) { return rowsOf(many[i]); },
+               [&](const ExpertPiece& piece, int64_t) {
+        ThresholdSearch search;
+        const int64_t scales = piece.expert * a.neurons;
+        for (int64_t r = firstRow(piece.expert) + piece.begin; r < firstRow(piece.expert) + piece.end; r++) {
+          float *row = hidden + r * a.neurons, *factor = ups + r * a.neurons;
+          if constexpr (Weights::kScaled) multiplyInto(row, a.gateScales + scales, a.neurons);
+          selectNeurons(activation, search, row, a.keep + r * words, a.neurons, a.kept);
+          if constexpr (Weights::kScaled) multiplyInto(factor, a.upScales + scales, a.neurons);
+          multiplyInto(row, factor, a.neurons);
+          if constexpr (Weights::kScaled) multiplyInto(row, a.downScales + scales, a.neurons);
+        }
+      });
+    });
+    multiply(AcrossInner{}, [&](int64_t e, int64_t first, int64_t rows) {
+      return gemm::Product{hidden + first * a.neurons, down(e), a.y + first * a.width, rows, a.width, a.neurons};
+    });
+  }
+
+  static void multiplyInto(float* x, const float* factor, int64_t n) {
+    eachVector(n, [&](int64_t i, auto lanes) { lanes.put(x + i, lanes.get(x + i) * lanes.get(factor + i)); });
+  }
+};
+
+#define neuronExperts_BUFFERS(B, P, type)                                                                       \
+  B(in, f32, x) B(in, u32, offsets) B(in, u32, places) B(in, type, gate) B(in, type, up) B(in, type, down)      \
+  B(in, f32, gateScales) B(in, f32, upScales) B(in, f32, downScales) B(out, f32, y) B(out, u32, keep)           \
+  P(int, groups) P(int, rows) P(int, width) P(int, neurons) P(int, kept) P(int, activation) P(int, extent)
+#define neuronExpertsF32_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, f32)
+#define neuronExpertsBf16_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, bf16)
+#define neuronExpertsInt8_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, i8)
+KERNEL(neuronExpertsF32) { ExpertsCall<F32Weights, neuronExpertsF32Args>(a).run(); }
+KERNEL(neuronExpertsBf16) { ExpertsCall<Bf16Weights, neuronExpertsBf16Args>(a).run(); }
+KERNEL(neuronExpertsInt8) { ExpertsCall<Int8Weights, neuronExpertsInt8Args>(a).run(); }

@@ -1,0 +1,155 @@
+// The experts of a layer in inference, in one call: gate, the K neurons of largest |act(gate)| (neuronTopK.ts has the
+// rule), up and down for the neurons that are kept. All three matrices are stored neuron by neuron, [E, F, D], so that
+// what a token does not keep is not read: the gate whole, then K rows of up and K of down. An expert with many rows
+// (a prompt) keeps nearly every neuron for some row, and is multiplied densely instead; the results are the same up to
+// the order of sums. Shapes: R rows grouped by expert, D width, E groups, F neurons, K kept.
+//
+// `places` says where in the buffers of gate and up each expert's matrix begins, in elements (E places of gate, then E
+// of up): experts of a mapped checkpoint lie apart. `down` is contiguous.
+
+import { activate, activations } from "./activation.ts";
+import { type ArrayOf, defineKernel } from "./kernel.ts";
+import { keepWords } from "./neuronTopK.ts";
+import {
+  readerOf,
+  roundFor,
+  type StoredArray,
+  scaleOf,
+  scalesFor,
+  suffixOf,
+  type WeightType,
+} from "./stored.ts";
+
+interface Case {
+  name: string;
+  counts: number[];
+  width: number;
+  neurons: number;
+  kept: number;
+  activation?: number;
+  large?: boolean;
+}
+
+const cases: Case[] = [
+  { name: "one row, all of 10", counts: [1], width: 5, neurons: 10, kept: 10 },
+  { name: "rows of 3 experts, 3 of 10", counts: [2, 0, 1], width: 33, neurons: 10, kept: 3 },
+  { name: "one row each, 20 of 70", counts: [1, 1], width: 70, neurons: 70, kept: 20 },
+  { name: "gelu, 9 of 40", counts: [5, 3], width: 64, neurons: 40, kept: 9, activation: activations.gelu },
+  { name: "an expert with many rows, 5 of 24", counts: [1, 70, 17], width: 34, neurons: 24, kept: 5 },
+  { name: "many rows, all of 24", counts: [70, 2], width: 34, neurons: 24, kept: 24 },
+  ...[512, 128].map((kept) => ({
+    name: `4 of 8 experts of 512 x 512, one row each, ${kept} kept`,
+    counts: [1, 0, 1, 0, 1, 0, 1, 0],
+    width: 512,
+    neurons: 512,
+    kept,
+    large: true,
+  })),
+  {
+    name: "8 experts of 512 x 512, 64 rows each, 128 kept",
+    counts: Array.from({ length: 8 }, () => 64),
+    width: 512,
+    neurons: 512,
+    kept: 128,
+    large: true,
+  },
+];
+
+function sampleOf({ name, counts, width, neurons, kept, activation = activations.silu, large }: Case) {
+  const offsets = [0];
+  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
+  const groups = counts.length;
+  // Experts in reverse order, gate and up with a gap between experts: places are looked at.
+  const stride = neurons * width + 3;
+  const gate = Array.from({ length: groups }, (_, e) => (groups - 1 - e) * stride);
+  return {
+    name,
+    params: { groups, rows: offsets[groups], width, neurons, kept, activation, extent: groups * stride },
+    inputs: { offsets, places: [...gate, ...gate] },
+    ...(large && { large }),
+  };
+}
+
+function neuronExperts<const T extends WeightType>(type: T) {
+  return defineKernel({
+    name: `neuronExperts${suffixOf[type]}`,
+    summary: `y = down (act(gate x) * up x) over the K neurons of largest |act(gate x)|, weights stored as ${type}`,
+    buffers: {
+      x: "in f32",
+      offsets: "in u32",
+      places: "in u32",
+      gate: `in ${type}`,
+      up: `in ${type}`,
+      down: `in ${type}`,
+      gateScales: "in f32",
+      upScales: "in f32",
+      downScales: "in f32",
+      y: "out f32",
+      keep: "out u32",
+    },
+    /** `extent`: elements of the buffers of gate and up, each. */
+    params: {
+      groups: "int",
+      rows: "int",
+      width: "int",
+      neurons: "int",
+      kept: "int",
+      activation: "int",
+      extent: "int",
+    },
+    sizes: ({ groups, rows, width, neurons, extent }) => ({
+      x: rows * width,
+      offsets: groups + 1,
+      places: 2 * groups,
+      gate: extent,
+      up: extent,
+      down: groups * neurons * width,
+      gateScales: scalesFor(type, groups * neurons),
+      upScales: scalesFor(type, groups * neurons),
+      downScales: scalesFor(type, groups * neurons),
+      y: rows * width,
+      keep: rows * keepWords(neurons),
+    }),
+    reference(buffers, { groups, rows, width, neurons, kept, activation }) {
+      const { x, offsets, places, gateScales, upScales, downScales, y, keep } = buffers;
+      const [gate, up, down] = [buffers.gate, buffers.up, buffers.down].map((stored) =>
+        readerOf(type, stored as StoredArray),
+      );
+      const round = roundFor(type);
+      const words = keepWords(neurons);
+      (keep as ArrayOf<"u32">).fill(0, 0, rows * words);
+      y.fill(0, 0, rows * width);
+      for (let e = 0; e < groups; e++) {
+        for (let r = offsets[e]; r < offsets[e + 1]; r++) {
+          const dot = (
+            stored: (index: number) => number,
+            at: number,
+            scales: ArrayLike<number>,
+            j: number,
+          ) => {
+            let sum = 0;
+            for (let d = 0; d < width; d++) sum += round(x[r * width + d]) * stored(at + j * width + d);
+            return Math.fround(Math.fround(sum) * scaleOf(type, scales, e * neurons + j));
+          };
+          const values = Array.from({ length: neurons }, (_, j) =>
+            Math.fround(activate(activation, dot(gate, places[e], gateScales, j))),
+          );
+          const order = values.map((_, j) => j);
+          order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
+          for (const j of order.slice(0, kept)) {
+            keep[r * words + (j >>> 5)] |= 1 << (j & 31);
+            const hidden = Math.fround(values[j] * dot(up, places[groups + e], upScales, j));
+            const factor = round(Math.fround(hidden * scaleOf(type, downScales, e * neurons + j)));
+            for (let d = 0; d < width; d++) y[r * width + d] += factor * down((e * neurons + j) * width + d);
+          }
+        }
+      }
+    },
+    samples: cases.map(sampleOf),
+    flops: ({ rows, width, neurons, kept }) => 2 * rows * width * (neurons + 2 * kept),
+  });
+}
+
+export const neuronExpertsF32 = neuronExperts("f32");
+export const neuronExpertsBf16 = neuronExperts("bf16");
+export const neuronExpertsInt8 = neuronExperts("i8");
