@@ -5,6 +5,9 @@
 //   open(level, threads): chooses both; returns { signatures, nativeBf16 }
 //   run(index, buffers, params): runs kernel `index` of the chosen level; buffers: array of typed arrays,
 //       params: Float64Array. Types, counts and lengths are checked by the caller (src/backends/cpu.ts).
+//   program(steps), replay(program): calls to make again, all in one; steps are { index, buffers, params }, or
+//       { to, from } for a copy
+//   map(path): a file as an ArrayBuffer, without reading it
 //   allocate(bytes): an ArrayBuffer of zeros, 64-byte aligned, on huge pages where the system has them
 // Nothing of JavaScript is touched while a kernel runs.
 #include <node_api.h>
@@ -17,8 +20,11 @@
 #include "cpu.h"
 #include "kernel.h"
 
-#if defined(__linux__)
+#if defined(__linux__) || defined(__APPLE__)
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #endif
 
 namespace mone {
@@ -131,54 +137,144 @@ napi_value open(napi_env env, napi_callback_info info) {
 
 constexpr int kMaxBuffers = 16, kMaxParams = 16;
 
+/** A kernel call with its arguments laid out as the kernel's Args; or, without a kernel, a copy. */
+struct Call {
+  void (*run)(const void* args);
+  uint64_t words[kMaxBuffers + kMaxParams];
+};
+
+/** Where a typed array's elements lie, and how many bytes they take. */
+bool readArray(napi_env env, napi_value value, void** data, size_t* bytes = nullptr) {
+  napi_typedarray_type type;
+  size_t length;
+  if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
+  if (bytes) {
+    const bool one = type == napi_int8_array || type == napi_uint8_array || type == napi_uint8_clamped_array;
+    const bool two = type == napi_int16_array || type == napi_uint16_array;
+    const bool four = type == napi_int32_array || type == napi_uint32_array || type == napi_float32_array;
+    *bytes = length * (one ? 1 : two ? 2 : four ? 4 : 8);
+  }
+  return true;
+}
+
+/** Fills `call` from an index, an array of typed arrays and a Float64Array; null, or what is wrong. */
+const char* readCall(napi_env env, napi_value indexValue, napi_value arrays, napi_value values, Call& call) {
+  uint32_t index, buffers;
+  if (!chosen || napi_get_value_uint32(env, indexValue, &index) != napi_ok || index >= chosen->count ||
+      napi_get_array_length(env, arrays, &buffers) != napi_ok || buffers > kMaxBuffers)
+    return "a call needs an open level, a kernel's index, buffers and params";
+  for (uint32_t i = 0; i < buffers; i++) {
+    napi_value element;
+    void* data;
+    if (napi_get_element(env, arrays, i, &element) != napi_ok || !readArray(env, element, &data))
+      return "a buffer is not a typed array";
+    call.words[i] = reinterpret_cast<uintptr_t>(data);
+  }
+  void* data;
+  size_t bytes;
+  if (!readArray(env, values, &data, &bytes) || bytes > 8 * kMaxParams) return "params is not a Float64Array";
+  const double* params = static_cast<const double*>(data);
+  // The signature says which parameters are integers: "... int m; float eps;" after the buffers.
+  const char* at = chosen->kernels[index].signature;
+  for (uint32_t i = 0; i <= buffers; i++) at = std::strchr(at, i == 0 ? ':' : ';') + 1;
+  for (size_t i = 0; i < bytes / 8; i++) {
+    if (std::strncmp(at, " int ", 5) == 0) {
+      const int64_t whole = int64_t(params[i]);
+      std::memcpy(&call.words[buffers + i], &whole, 8);
+    } else {
+      std::memcpy(&call.words[buffers + i], &params[i], 8);
+    }
+    at = std::strchr(at, ';') + 1;
+  }
+  call.run = chosen->kernels[index].run;
+  return nullptr;
+}
+
 napi_value run(napi_env env, napi_callback_info info) {
   size_t argc = 3;
   napi_value argv[3];
   napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
-  uint32_t index, buffers;
-  if (argc != 3 || !chosen || napi_get_value_uint32(env, argv[0], &index) != napi_ok || index >= chosen->count ||
-      napi_get_array_length(env, argv[1], &buffers) != napi_ok || buffers > kMaxBuffers)
-    return fail(env, "run(index, buffers, params) after open()");
-  uint64_t words[kMaxBuffers + kMaxParams];
-  for (uint32_t i = 0; i < buffers; i++) {
-    napi_value element;
-    void* data;
-    if (napi_get_element(env, argv[1], i, &element) != napi_ok ||
-        napi_get_typedarray_info(env, element, nullptr, nullptr, &data, nullptr, nullptr) != napi_ok)
-      return fail(env, "run: a buffer is not a typed array");
-    words[i] = reinterpret_cast<uintptr_t>(data);
-  }
-  size_t params;
-  double* values;
-  if (napi_get_typedarray_info(env, argv[2], nullptr, &params, reinterpret_cast<void**>(&values), nullptr, nullptr) !=
-          napi_ok || params > kMaxParams)
-    return fail(env, "run: params is not a Float64Array");
-  // The signature says which parameters are integers: "... int m; float eps;" after the buffers.
-  const char* at = chosen->kernels[index].signature;
-  for (uint32_t i = 0; i <= buffers; i++) at = std::strchr(at, i == 0 ? ':' : ';') + 1;
-  for (size_t i = 0; i < params; i++) {
-    if (std::strncmp(at, " int ", 5) == 0) {
-      const int64_t whole = int64_t(values[i]);
-      std::memcpy(&words[buffers + i], &whole, 8);
-    } else {
-      std::memcpy(&words[buffers + i], &values[i], 8);
-    }
-    at = std::strchr(at, ';') + 1;
-  }
+  if (argc != 3) return fail(env, "run(index, buffers, params)");
+  Call call;
+  if (const char* problem = readCall(env, argv[0], argv[1], argv[2], call)) return fail(env, problem);
   FlushDenormals mode;
-  chosen->kernels[index].run(words);
+  call.run(call.words);
+  return nullptr;
+}
+
+/** The steps of a captured program, in order. */
+using Program = std::vector<Call>;
+
+napi_value named(napi_env env, napi_value object, const char* name) {
+  napi_value value;
+  napi_get_named_property(env, object, name, &value);
+  return value;
+}
+
+/** Fills `call` from one step; null, or what is wrong. */
+const char* readStep(napi_env env, napi_value step, Call& call) {
+  bool copies;
+  if (napi_has_named_property(env, step, "from", &copies) != napi_ok) return "a step is not an object";
+  if (!copies) return readCall(env, named(env, step, "index"), named(env, step, "buffers"), named(env, step, "params"), call);
+  void *to, *from;
+  size_t toBytes, fromBytes;
+  if (!readArray(env, named(env, step, "to"), &to, &toBytes) ||
+      !readArray(env, named(env, step, "from"), &from, &fromBytes) || toBytes != fromBytes)
+    return "a copy needs two typed arrays of the same length";
+  call = {nullptr, {reinterpret_cast<uintptr_t>(to), reinterpret_cast<uintptr_t>(from), toBytes}};
+  return nullptr;
+}
+
+napi_value program(napi_env env, napi_callback_info info) {
+  size_t argc = 1;
+  napi_value argv[1];
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  uint32_t count;
+  if (argc != 1 || napi_get_array_length(env, argv[0], &count) != napi_ok) return fail(env, "program(steps)");
+  auto* steps = new Program(count);
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value step;
+    napi_get_element(env, argv[0], i, &step);
+    if (const char* problem = readStep(env, step, (*steps)[i])) {
+      delete steps;
+      return fail(env, problem);
+    }
+  }
+  napi_value result;
+  const auto release = [](napi_env, void* data, void*) { delete static_cast<Program*>(data); };
+  if (napi_create_external(env, steps, release, nullptr, &result) != napi_ok) {
+    delete steps;
+    return fail(env, "the program could not be kept");
+  }
+  return result;
+}
+
+napi_value replay(napi_env env, napi_callback_info info) {
+  size_t argc = 1;
+  napi_value argv[1];
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  void* data;
+  if (argc != 1 || napi_get_value_external(env, argv[0], &data) != napi_ok) return fail(env, "replay(program)");
+  FlushDenormals mode;
+  for (const Call& call : *static_cast<Program*>(data)) {
+    const auto& words = call.words;
+    if (call.run) call.run(words);
+    else std::memcpy(reinterpret_cast<void*>(words[0]), reinterpret_cast<const void*>(words[1]), words[2]);
+  }
   return nullptr;
 }
 
 struct Block {
   void* memory;
   size_t bytes;
+  bool mapped;  // by mmap, else by malloc
 };
 
 void release(napi_env, void*, void* hint) {
   Block* block = static_cast<Block*>(hint);
-#if defined(__linux__)
-  munmap(block->memory, block->bytes);
+#if defined(__linux__) || defined(__APPLE__)
+  if (block->mapped) munmap(block->memory, block->bytes);
+  else std::free(block->memory);
 #else
   std::free(block->memory);
 #endif
@@ -194,15 +290,17 @@ napi_value allocate(napi_env env, napi_callback_info info) {
     return fail(env, "allocate(bytes)");
   const size_t bytes = (size_t(requested) + 4095) & ~size_t(4095);
 #if defined(__linux__)
+  constexpr bool kMapped = true;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return fail(env, "out of memory");
   if (bytes >= (size_t(4) << 20)) madvise(memory, bytes, MADV_HUGEPAGE);
 #else
+  constexpr bool kMapped = false;
   void* memory = std::aligned_alloc(4096, bytes);
   if (!memory) return fail(env, "out of memory");
   std::memset(memory, 0, bytes);
 #endif
-  Block* block = new Block{memory, bytes};
+  Block* block = new Block{memory, bytes, kMapped};
   napi_value result;
   // Electron-like runtimes refuse external memory; JavaScript's own then has to do.
   if (napi_create_external_arraybuffer(env, memory, size_t(requested), release, block, &result) != napi_ok) {
@@ -213,12 +311,47 @@ napi_value allocate(napi_env env, napi_callback_info info) {
   return result;
 }
 
+/** A file as memory that the system reads when it is touched; changes to the memory stay in this process. */
+napi_value map(napi_env env, napi_callback_info info) {
+#if defined(__linux__) || defined(__APPLE__)
+  size_t argc = 1;
+  napi_value argv[1];
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  char path[4096];
+  size_t length;
+  if (argc != 1 || napi_get_value_string_utf8(env, argv[0], path, sizeof path, &length) != napi_ok ||
+      length + 1 == sizeof path)
+    return fail(env, "map(path)");
+  const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return fail(env, "the file cannot be opened");
+  struct stat status;
+  void* memory = MAP_FAILED;
+  if (fstat(file, &status) == 0 && status.st_size > 0)
+    memory = mmap(nullptr, size_t(status.st_size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, 0);
+  ::close(file);
+  if (memory == MAP_FAILED) return fail(env, "the file cannot be mapped");
+  const size_t bytes = size_t(status.st_size);
+  napi_value result;
+  Block* block = new Block{memory, bytes, true};
+  if (napi_create_external_arraybuffer(env, memory, bytes, release, block, &result) != napi_ok) {
+    release(env, nullptr, block);
+    return fail(env, "this runtime does not take memory from outside");
+  }
+  return result;
+#else
+  return fail(env, "files cannot be mapped on this system");
+#endif
+}
+
 napi_value init(napi_env env, napi_value exports) {
   const napi_property_descriptor properties[] = {
       {"levels", nullptr, levels, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"problems", nullptr, problems, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"open", nullptr, open, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"run", nullptr, run, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"program", nullptr, program, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"replay", nullptr, replay, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"map", nullptr, map, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"allocate", nullptr, allocate, nullptr, nullptr, nullptr, napi_default, nullptr},
   };
   napi_define_properties(env, exports, sizeof(properties) / sizeof(properties[0]), properties);

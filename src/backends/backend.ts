@@ -30,6 +30,23 @@ export type BuffersOf<B extends BufferDecls> = { readonly [K in keyof B]: Device
 export type Support = "native" | "reference" | { readonly unsupported: string };
 export type SupportTable = Readonly<Record<KernelName, Support>>;
 
+/** A captured sequence of writes and kernel calls. */
+export interface Program {
+  /** Runs it again: writes take what their arrays hold now. */
+  run(): void;
+  /** Gives its memory back. */
+  close(): void;
+}
+
+/** A file in memory, read from disk when it is touched. */
+export interface MappedFile {
+  readonly bytes: number;
+  /** `length` elements from a byte on, which must be a multiple of the element's size. To be freed like any buffer. */
+  view(dtype: DType, byteOffset: number, length: number): DeviceBuffer;
+  /** Buffers over it must not be used afterwards. */
+  close(): void;
+}
+
 export interface Backend {
   /** For people and for the run's records, e.g. `cpu (avx512bf16, 2 threads)`. */
   readonly name: string;
@@ -51,6 +68,18 @@ export interface Backend {
   ): void;
   /** Waits for what was enqueued and copies elements `offset` to `offset + length` to the host. */
   read(buffer: DeviceBuffer, offset?: number, length?: number): Promise<HostArray>;
+  /**
+   * Elements `offset` to `offset + length` of a buffer as a buffer of its own. Freeing it frees no memory; it must not be
+   * used after the whole buffer was freed.
+   */
+  slice(buffer: DeviceBuffer, offset: number, length: number): DeviceBuffer;
+  /**
+   * Runs `body` and remembers what it enqueues, to be run again in one call: a decoding step costs the host nothing then.
+   * `body` must not wait for anything; memory that it allocates belongs to the program, whether it was freed or not.
+   */
+  capture(body: () => void): Program;
+  /** Makes a file readable as buffers without copying it; absent where that is impossible. */
+  map?(path: string): MappedFile;
   /** Bytes of memory in use by buffers that were not freed. */
   readonly bytesInUse: number;
   /** Frees everything. The backend is unusable afterwards. */

@@ -8,9 +8,9 @@ import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { RunError, UsageError } from "../errors.ts";
 import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
-import { type AnyKernel, signature } from "../kernels/kernel.ts";
-import type { Backend, HostArray, SupportTable } from "./backend.ts";
-import { type HostArrays, HostBackend } from "./hostBackend.ts";
+import { type AnyKernel, arrayTypes, signature } from "../kernels/kernel.ts";
+import type { Backend, HostArray, MappedFile, SupportTable } from "./backend.ts";
+import { type HostArrays, HostBackend, type ProgramStep } from "./hostBackend.ts";
 import { ReferenceBackend } from "./reference.ts";
 
 /** What native/addon.cc exports. */
@@ -19,7 +19,21 @@ interface Addon {
   problems(): string[];
   open(level: string, threads: number): { signatures: string[]; nativeBf16: boolean };
   run(index: number, buffers: HostArray[], params: Float64Array): void;
+  /** Calls to be made again with the same memory, which the caller must keep alive. */
+  program(steps: NativeStep[]): NativeProgram;
+  replay(program: NativeProgram): void;
   allocate(bytes: number): ArrayBuffer;
+  map(path: string): ArrayBuffer;
+}
+
+/** A kernel call as for `run`, or a copy of `from` to `to`, which are equally long. */
+type NativeStep =
+  | { index: number; buffers: HostArray[]; params: Float64Array }
+  | { to: HostArray; from: HostArray };
+
+/** Opaque: a list of calls in the addon's memory. */
+interface NativeProgram {
+  readonly native: unique symbol;
 }
 
 /** Every place where the addon may lie, with what went wrong there. */
@@ -116,11 +130,39 @@ class CpuBackend extends HostBackend {
     arrays: HostArrays,
     params: Readonly<Record<string, number>>,
   ): void {
-    const index = this.#index.get(kernel.name);
-    if (index === undefined) throw new Error(`${kernel.name} is not in the native table`);
     let count = 0;
     for (const name in kernel.params) this.#params[count++] = params[name];
-    this.#addon.run(index, Object.values(arrays), this.#params.subarray(0, count));
+    this.#addon.run(this.#indexOf(kernel), Object.values(arrays), this.#params.subarray(0, count));
+  }
+
+  #indexOf({ name }: AnyKernel): number {
+    const index = this.#index.get(name);
+    if (index === undefined) throw new Error(`${name} is not in the native table`);
+    return index;
+  }
+
+  protected override compile(steps: readonly ProgramStep[]): () => void {
+    const native = steps.map((step): NativeStep => {
+      if (!("kernel" in step)) return { to: step.to, from: step.from };
+      const { kernel, arrays, params } = step;
+      const values = Float64Array.from(Object.keys(kernel.params), (name) => params[name]);
+      return { index: this.#indexOf(kernel), buffers: Object.values(arrays), params: values };
+    });
+    const program = this.#addon.program(native);
+    // `steps` is named so that the arrays live as long as the program.
+    return () => {
+      if (steps.length > 0) this.#addon.replay(program);
+    };
+  }
+
+  map(path: string): MappedFile {
+    const memory = this.#addon.map(path);
+    return {
+      bytes: memory.byteLength,
+      view: (dtype, byteOffset, length) =>
+        this.memory.adopt(dtype, new arrayTypes[dtype](memory, byteOffset, length)),
+      close: () => {}, // unmapped when the last view is collected
+    };
   }
 }
 

@@ -4,7 +4,7 @@
 import { kernelNames } from "../kernels/catalogue.ts";
 import type { AnyKernel } from "../kernels/kernel.ts";
 import type { SupportTable } from "./backend.ts";
-import { type HostArrays, HostBackend } from "./hostBackend.ts";
+import { type HostArrays, HostBackend, type ProgramStep } from "./hostBackend.ts";
 
 export class ReferenceBackend extends HostBackend {
   readonly name = "reference (plain TypeScript, one thread)";
@@ -21,5 +21,14 @@ export class ReferenceBackend extends HostBackend {
     params: Readonly<Record<string, number>>,
   ): void {
     kernel.reference(arrays as Parameters<typeof kernel.reference>[0], params);
+  }
+
+  protected override compile(steps: readonly ProgramStep[]): () => void {
+    return () => {
+      for (const step of steps) {
+        if ("kernel" in step) this.execute(step.kernel, step.arrays, step.params);
+        else step.to.set(step.from);
+      }
+    };
   }
 }

@@ -6,19 +6,28 @@ import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { UsageError } from "../errors.ts";
 import { LanguageModel } from "../infer/languageModel.ts";
-import { expertWidth, type ModelConfig } from "../model/config.ts";
-import { openModel, readModelConfig, readTokenizer } from "./modelFolder.ts";
+import { type WeightFormat, weightTypeOf } from "../infer/randomModel.ts";
+import { createStoredWeights } from "../infer/storedWeights.ts";
+import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
+import { Transformer } from "../model/transformer.ts";
+import { CheckpointSource } from "./checkpointSource.ts";
+import { readModelConfig, readTokenizer } from "./modelFolder.ts";
 
 export interface LoadOptions {
   /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
   readonly neurons?: number;
-  /** Operands of matrix products; `auto`: bf16 where the hardware multiplies it. Default f32. */
-  readonly dtype?: "auto" | "f32" | "bf16";
+  /**
+   * How weights are kept: f32, bf16, or int8 with a scale per row. `auto` (default): bf16 for a checkpoint of 16-bit
+   * numbers and where the hardware multiplies bf16, else f32.
+   */
+  readonly dtype?: "auto" | WeightFormat;
   readonly threads?: number;
   /** Where to compute; default: the best backend, closed with the model. */
   readonly backend?: Backend;
   /** Told one line about things the user should know, such as a slow backend. */
   readonly announce?: (line: string) => void;
+  /** Told how much of the weights is ready, in parameters, where they have to be converted. */
+  readonly onProgress?: (done: number, total: number) => void;
 }
 
 /**
@@ -69,6 +78,25 @@ export function resolveNeurons(neurons: number, config: ModelConfig): number {
 }
 
 /**
+ * Opens a model folder for inference: its weights in the form asked for, in place where they have it already.
+ * @throws UsageError for a configuration that cannot work; RunError for a damaged checkpoint.
+ */
+export function openStoredModel(
+  folder: string,
+  backend: Backend,
+  { dtype = "auto", onProgress }: Pick<LoadOptions, "dtype" | "onProgress"> = {},
+  overrides: Partial<ModelConfig> = {},
+): Transformer {
+  const where = join(folder, "config.json");
+  const config = resolveModelConfig({ ...readModelConfig(folder), ...overrides }, where);
+  const source = new CheckpointSource(join(folder, "model.safetensors"), backend);
+  const halves = ["BF16", "F16"].includes(source.mainType);
+  const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
+  const options = { type: weightTypeOf(format), onProgress };
+  return new Transformer(config, backend, createStoredWeights(config, backend, source, options));
+}
+
+/**
  * Opens a model for generation.
  * @throws UsageError for a path or option that cannot work; RunError for a damaged checkpoint.
  */
@@ -80,11 +108,10 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
   const tokenizer = readTokenizer(folder);
   const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
   try {
-    const bf16 = options.dtype === "bf16" || (options.dtype === "auto" && backend.nativeBf16);
     const onClose = () => {
       if (!options.backend) backend.close();
     };
-    return new LanguageModel(openModel(folder, backend, overrides), tokenizer, { bf16, onClose });
+    return new LanguageModel(openStoredModel(folder, backend, options, overrides), tokenizer, { onClose });
   } catch (error) {
     if (!options.backend) backend.close();
     throw error;

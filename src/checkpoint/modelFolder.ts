@@ -153,7 +153,7 @@ export function readTensor(file: SafetensorsFile, name: string, shape: readonly 
   return file.readFloat32(name);
 }
 
-/** Opens a model folder on a backend. */
+/** Opens a model folder on a backend, to be trained or changed. */
 export function openModel(
   folder: string,
   backend: Backend,

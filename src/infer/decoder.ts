@@ -2,7 +2,7 @@
 // the cache; slots are claimed and given back between calls, so sequences may join and leave at any time.
 // Letters: N new rows, S slots, P positions per slot, G key/value heads, C = head_dim.
 
-import type { DeviceBuffer } from "../backends/backend.ts";
+import type { DeviceBuffer, Program } from "../backends/backend.ts";
 import { cachedAttention, storeRows } from "../kernels/cachedAttention.ts";
 import type { Attend, Transformer } from "../model/transformer.ts";
 import { embedding, linear } from "../tensor/ops.ts";
@@ -16,6 +16,16 @@ export interface Rows {
   readonly ids: Uint32Array;
 }
 
+/** The inputs of a step, one number per new row; `last` are the rows whose logits are wanted. */
+interface Step {
+  readonly ids: Uint32Array;
+  readonly slots: Uint32Array;
+  readonly positions: Uint32Array;
+  readonly cacheRows: Uint32Array;
+  readonly last: Uint32Array;
+}
+const inputKeys = ["ids", "slots", "positions", "cacheRows"] as const;
+
 export class Decoder {
   readonly model: Transformer;
   readonly slots: number;
@@ -25,6 +35,8 @@ export class Decoder {
   readonly #keys: DeviceBuffer[];
   readonly #values: DeviceBuffer[];
   readonly #freeSlots: number[];
+  /** Steps of one token a sequence, by how many sequences; null: seen once. */
+  readonly #captured = new Map<number, { step: Step; program: Program; logits: Tensor } | null>();
 
   /** @param maxPositions default: all that the model was made for. */
   constructor(model: Transformer, options: { slots?: number; maxPositions?: number; bf16?: boolean } = {}) {
@@ -58,40 +70,79 @@ export class Decoder {
    * @throws Error if an entry reaches beyond `maxPositions`.
    */
   async run(entries: readonly Rows[]): Promise<Float32Array> {
-    const { model, maxPositions } = this;
-    const ids = entries.flatMap(({ ids }) => [...ids]);
-    const slots = entries.flatMap(({ slot, ids }) => [...ids].map(() => slot));
-    const positions = entries.flatMap(({ position, ids }) => [...ids].map((_, i) => position + i));
-    if (positions.some((position) => position >= maxPositions)) {
-      throw new Error(`a sequence is longer than ${maxPositions} positions`);
+    const step = this.#layOut(entries);
+    if (step.positions.some((position) => position >= this.maxPositions)) {
+      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
     }
-    const last: number[] = [];
-    let rows = 0;
-    for (const entry of entries) {
-      rows += entry.ids.length;
-      last.push(rows - 1);
+    const { backend } = this.model;
+    if (step.last.length === step.ids.length) {
+      const logits = this.#repeated(step);
+      if (logits) return (await backend.read(logits.buffer, 0, logits.size)) as Float32Array;
     }
-
-    const tape = new Tape(model.backend, { recording: false });
+    const tape = new Tape(backend, { recording: false });
     try {
-      const column = (values: readonly number[]) => tape.constant(Uint32Array.from(values), [values.length]);
-      const positionsTensor = column(positions);
-      const attend = this.#attend(
-        column(slots),
-        positionsTensor,
-        column(positions.map((position, n) => slots[n] * maxPositions + position)),
-      );
-      const { hidden } = model.forward(tape, column(ids), positionsTensor, {
-        attend,
-        bf16: this.bf16,
-        balance: false,
-      });
-      const lastRows = last.length === rows ? hidden : embedding(tape, column(last), hidden);
-      const logits = linear(tape, lastRows, model.head, this.bf16);
-      return (await model.backend.read(logits.buffer, 0, logits.size)) as Float32Array;
+      const logits = this.#logits(tape, step);
+      return (await backend.read(logits.buffer, 0, logits.size)) as Float32Array;
     } finally {
       tape.release();
     }
+  }
+
+  #layOut(entries: readonly Rows[]): Step {
+    const column = (of: (entry: Rows) => Iterable<number>) =>
+      Uint32Array.from(entries.flatMap((e) => [...of(e)]));
+    const last: number[] = [];
+    let rows = 0;
+    for (const { ids } of entries) {
+      rows += ids.length;
+      last.push(rows - 1);
+    }
+    const positions = column(({ position, ids }) => ids.map((_, i) => position + i));
+    const slots = column(({ slot, ids }) => ids.map(() => slot));
+    return {
+      ids: column(({ ids }) => ids),
+      slots,
+      positions,
+      cacheRows: positions.map((position, n) => slots[n] * this.maxPositions + position),
+      last: Uint32Array.from(last),
+    };
+  }
+
+  /**
+   * One token for each of N sequences: every step makes the same calls on other numbers, so the second one is captured
+   * and later ones are repeated. (Not the first, in which weights may still be prepared.) Undefined for that first one.
+   */
+  #repeated(step: Step): Tensor | undefined {
+    const rows = step.ids.length;
+    const known = this.#captured.get(rows);
+    if (known === undefined) {
+      this.#captured.set(rows, null);
+      return undefined;
+    }
+    if (known) {
+      for (const key of inputKeys) known.step[key].set(step[key]);
+      known.program.run();
+      return known.logits;
+    }
+    let logits: Tensor | undefined;
+    const program = this.model.backend.capture(() => {
+      logits = this.#logits(new Tape(this.model.backend, { recording: false }), step);
+    });
+    if (!logits) throw new Error("a capture ended without logits");
+    this.#captured.set(rows, { step, program, logits });
+    return logits;
+  }
+
+  /** Enqueues a step. The tape owns the result. */
+  #logits(tape: Tape, { ids, slots, positions, cacheRows, last }: Step): Tensor {
+    const { model } = this;
+    const column = (values: Uint32Array) => tape.constant(values, [values.length]);
+    const positionsTensor = column(positions);
+    const attend = this.#attend(column(slots), positionsTensor, column(cacheRows));
+    const options = { attend, bf16: this.bf16, balance: false };
+    const { hidden } = model.forward(tape, column(ids), positionsTensor, options);
+    const lastRows = last.length === ids.length ? hidden : embedding(tape, column(last), hidden);
+    return linear(tape, lastRows, model.head, this.bf16);
   }
 
   /** Attention of new rows: stores their keys and values, then looks at everything their slots hold. */
@@ -134,6 +185,8 @@ export class Decoder {
 
   /** Frees the cache; the model stays. */
   close(): void {
+    for (const captured of this.#captured.values()) captured?.program.close();
+    this.#captured.clear();
     for (const buffer of [...this.#keys, ...this.#values]) this.model.backend.free(buffer);
   }
 }

@@ -14,7 +14,7 @@ import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
 import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
-import { decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
+import { copyBf16, decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
 import {
   groupedLinear,
   groupedLinearGradInput,
@@ -87,6 +87,7 @@ export const catalogue = {
   neuronExpertsInt8,
   encodeBf16,
   decodeBf16,
+  copyBf16,
   encodeInt8,
   transposeF32,
   transposeBf16,

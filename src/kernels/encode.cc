@@ -25,6 +25,13 @@ KERNEL(decodeBf16) {
   });
 }
 
+#define copyBf16_INTERFACE(B, P) B(in, bf16, x) B(out, bf16, y) P(int, n)
+KERNEL(copyBf16) {
+  parallelRange(a.n, streamGrain(1), [&](int64_t begin, int64_t end) {
+    std::memcpy(a.y + begin, a.x + begin, (end - begin) * sizeof(uint16_t));
+  });
+}
+
 #define encodeInt8_INTERFACE(B, P) B(in, f32, x) B(out, i8, y) B(out, f32, scales) P(int, rows) P(int, width)
 KERNEL(encodeInt8) {
   parallelRange(a.rows, streamGrain(2 * a.width), [&](int64_t begin, int64_t end) {

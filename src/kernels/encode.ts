@@ -33,6 +33,18 @@ export const decodeBf16 = defineKernel({
   samples: lengthSamples,
 });
 
+export const copyBf16 = defineKernel({
+  name: "copyBf16",
+  summary: "y = x",
+  buffers: { x: "in bf16", y: "out bf16" },
+  params: { n: "int" },
+  sizes: ({ n }) => ({ x: n, y: n }),
+  reference({ x, y }, { n }) {
+    for (let i = 0; i < n; i++) y[i] = x[i];
+  },
+  samples: lengthSamples,
+});
+
 /** To the nearest integer, ties to even, as hardware rounds. */
 function roundToEven(value: number): number {
   const rounded = Math.round(value);
@@ -68,7 +80,7 @@ const transposeSamples = [
   { name: "4 groups of 1024 x 1024", params: { groups: 4, rows: 1024, columns: 1024 }, large: true },
 ];
 
-function transposeOf<const T extends "f32" | "bf16">(type: T, suffix: "F32" | "Bf16") {
+function transposeOf(type: "f32" | "bf16", suffix: "F32" | "Bf16") {
   return defineKernel({
     name: `transpose${suffix}`,
     summary: `y[g] = x[g]^T for each group, elements ${type}`,

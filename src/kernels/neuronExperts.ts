@@ -70,7 +70,7 @@ function sampleOf({ name, counts, width, neurons, kept, activation = activations
   };
 }
 
-function neuronExperts<const T extends WeightType>(type: T) {
+function neuronExperts(type: WeightType) {
   return defineKernel({
     name: `neuronExperts${suffixOf[type]}`,
     summary: `y = down (act(gate x) * up x) over the K neurons of largest |act(gate x)|, weights stored as ${type}`,

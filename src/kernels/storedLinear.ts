@@ -22,7 +22,7 @@ const shapes = [
   { m: 40, n: 5, k: 600 },
 ];
 
-function storedLinear<const T extends WeightType>(type: T) {
+function storedLinear(type: WeightType) {
   return defineKernel({
     name: `storedLinear${suffixOf[type]}`,
     summary: `y = x W^T, W stored as ${type}`,
@@ -65,7 +65,7 @@ const rowSamples = [
   },
 ];
 
-function storedRows<const T extends WeightType>(type: T) {
+function storedRows(type: WeightType) {
   return defineKernel({
     name: `storedRows${suffixOf[type]}`,
     summary: `y[t] = table[ids[t]], the table stored as ${type}`,

@@ -7,7 +7,7 @@ import type { Backend } from "../backends/backend.ts";
 import { denseExpert } from "../mone/expert.ts";
 import { type LayerOutput, mixtureLayer } from "../mone/layer.ts";
 import { RandomStream } from "../random.ts";
-import { add, embedding, linear, rmsNorm, rope } from "../tensor/ops.ts";
+import { add, embedding, linear, rmsNorm, rope, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import { Parameter, sizeOf, Tensor } from "../tensor/tensor.ts";
 import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
@@ -32,18 +32,35 @@ export interface ForwardOutput {
   readonly layers: readonly Pick<LayerOutput, "balanceLoss" | "usage">[];
 }
 
+/** Weights in the form that inference reads; src/infer/storedWeights.ts makes them. */
+export interface StoredWeights {
+  /** By the parameter's name; not those of experts and other feed-forward networks. */
+  weight(name: string): Tensor | undefined;
+  /** The feed-forward network or networks at a prefix, e.g. `model.layers.0.mlp.experts`. */
+  experts(prefix: string): StoredExperts;
+  /** Gives all memory back. */
+  close(): void;
+}
+
 export class Transformer {
   readonly config: ModelConfig;
   readonly backend: Backend;
+  /** What can be trained; empty for a model of stored weights. */
   readonly parameters: ReadonlyMap<string, Parameter>;
+  readonly #stored: StoredWeights | undefined;
   readonly #ropeTable: Tensor;
 
-  /** Allocates all parameters, with undefined content: follow with `initialise` or load them. */
-  constructor(config: ModelConfig, backend: Backend) {
+  /**
+   * @param stored weights for inference only. Without them all parameters are allocated, with undefined content: follow
+   *   with `initialise` or load them.
+   */
+  constructor(config: ModelConfig, backend: Backend, stored?: StoredWeights) {
     this.config = config;
     this.backend = backend;
+    this.#stored = stored;
+    const specs = stored ? [] : parameterSpecs(config);
     this.parameters = new Map(
-      parameterSpecs(config).map(({ name, shape, init }) => [
+      specs.map(({ name, shape, init }) => [
         name,
         new Parameter(name, backend.allocate("f32", sizeOf(shape)), shape, init !== "ones"),
       ]),
@@ -69,15 +86,22 @@ export class Transformer {
     return parameter;
   }
 
+  /** A weight by its parameter's name, stored or trained. */
+  weight(name: string): Tensor {
+    const weight = this.#stored ? this.#stored.weight(name) : this.parameter(name);
+    if (!weight) throw new Error(`the model has no weight ${name}`);
+    return weight;
+  }
+
   /** The output head [V, D]. */
-  get head(): Parameter {
-    return this.parameter(this.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+  get head(): Tensor {
+    return this.weight(this.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
   }
 
   /** Runs ids_T at positions_T through all layers. */
   forward(tape: Tape, ids: Tensor, positions: Tensor, options: ForwardOptions): ForwardOutput {
     const layers: ForwardOutput["layers"][number][] = [];
-    let x = embedding(tape, ids, this.parameter("model.embed_tokens.weight"));
+    let x = embedding(tape, ids, this.weight("model.embed_tokens.weight"));
     for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
       x = tape.scope(() => {
         const attended = add(tape, x, this.#attention(tape, layer, x, positions, options));
@@ -89,7 +113,7 @@ export class Transformer {
   }
 
   #norm(tape: Tape, x: Tensor, name: string): Tensor {
-    return rmsNorm(tape, x, this.parameter(`${name}.weight`), this.config.rms_norm_eps);
+    return rmsNorm(tape, x, this.weight(`${name}.weight`), this.config.rms_norm_eps);
   }
 
   #attention(
@@ -101,14 +125,14 @@ export class Transformer {
   ): Tensor {
     const at = `model.layers.${layer}.self_attn`;
     const normed = this.#norm(tape, x, `model.layers.${layer}.input_layernorm`);
-    const project = (name: string) => linear(tape, normed, this.parameter(`${at}.${name}_proj.weight`), bf16);
+    const project = (name: string) => linear(tape, normed, this.weight(`${at}.${name}_proj.weight`), bf16);
     const rotate = (name: "q" | "k") => {
       const projected = project(name);
       const ready = this.config.qk_norm ? this.#norm(tape, projected, `${at}.${name}_norm`) : projected;
       return rope(tape, ready, this.#ropeTable, positions);
     };
     const attended = attend(tape, layer, rotate("q"), rotate("k"), project("v"));
-    return linear(tape, attended, this.parameter(`${at}.o_proj.weight`), bf16);
+    return linear(tape, attended, this.weight(`${at}.o_proj.weight`), bf16);
   }
 
   #feedForward(
@@ -121,11 +145,12 @@ export class Transformer {
     const { config } = this;
     const at = `model.layers.${layer}.mlp`;
     const normed = this.#norm(tape, x, `model.layers.${layer}.post_attention_layernorm`);
-    const weights = (prefix: string, suffix: string) => ({
-      gate: this.parameter(`${prefix}.gate_proj${suffix}`),
-      up: this.parameter(`${prefix}.up_proj${suffix}`),
-      down: this.parameter(`${prefix}.down_proj${suffix}`),
-    });
+    const weights = (prefix: string, suffix: string) =>
+      this.#stored?.experts(prefix) ?? {
+        gate: this.parameter(`${prefix}.gate_proj${suffix}`),
+        up: this.parameter(`${prefix}.up_proj${suffix}`),
+        down: this.parameter(`${prefix}.down_proj${suffix}`),
+      };
     const common = { activation: config.hidden_act, bf16 };
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
@@ -134,7 +159,7 @@ export class Transformer {
     const { output, balanceLoss, usage } = mixtureLayer(
       tape,
       normed,
-      { ...weights(`${at}.experts`, ""), router: this.parameter(`${at}.gate.weight`) },
+      { ...weights(`${at}.experts`, ""), router: this.weight(`${at}.gate.weight`) },
       {
         ...common,
         kept: keptNeurons(config),
@@ -165,6 +190,7 @@ export class Transformer {
       this.backend.free(parameter.buffer);
       if (parameter.gradient) this.backend.free(parameter.gradient.buffer);
     }
+    this.#stored?.close();
     this.backend.free(this.#ropeTable.buffer);
   }
 }

@@ -2,9 +2,9 @@
 // Letters: R rows grouped by expert, D width, E experts, F expert width, K neurons kept.
 
 import type { Activation } from "../kernels/activation.ts";
-import { groupedLinear, linear, neuronTopK } from "../tensor/ops.ts";
+import { groupedLinear, linear, neuronExperts, neuronTopK, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { StoredTensor, type Tensor } from "../tensor/tensor.ts";
 
 export interface ExpertOptions {
   /** K: neurons kept per row; equal to the width, nothing is dropped. */
@@ -26,10 +26,15 @@ export interface ExpertWeights {
 export interface ExpertOutput {
   /** [R, D] */
   readonly output: Tensor;
-  /** W_gate x before the activation: [R, F]. */
-  readonly gate: Tensor;
+  /** W_gate x before the activation: [R, F]; absent with stored weights. */
+  readonly gate?: Tensor;
   /** The kept sets as bits: [R, ceil(F / 32)]. */
   readonly keep: Tensor;
+}
+
+/** Whether these are weights for inference, which one kernel reads. */
+function isStored(weights: object): weights is StoredExperts {
+  return "places" in weights && "gate" in weights && weights.gate instanceof StoredTensor;
 }
 
 /** All experts on their rows x_RD, rows of expert e from offsets_E1[e] on. */
@@ -37,9 +42,13 @@ export function experts(
   tape: Tape,
   x: Tensor,
   offsets: Tensor,
-  weights: ExpertWeights,
+  weights: ExpertWeights | StoredExperts,
   { kept, activation, bf16 }: ExpertOptions,
 ): ExpertOutput {
+  if (isStored(weights)) {
+    const { y: output, keep } = neuronExperts(tape, x, offsets, weights, kept, activation);
+    return { output, keep };
+  }
   const gate = groupedLinear(tape, x, weights.gate, offsets, bf16);
   const up = groupedLinear(tape, x, weights.up, offsets, bf16);
   const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);
@@ -60,10 +69,14 @@ export interface DenseWeights {
 export function denseExpert(
   tape: Tape,
   x: Tensor,
-  weights: DenseWeights,
+  weights: DenseWeights | StoredExperts,
   options: ExpertOptions,
 ): ExpertOutput {
   const { kept, activation, bf16 } = options;
+  if (isStored(weights)) {
+    const offsets = tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
+    return experts(tape, x, offsets, weights, options);
+  }
   const gate = linear(tape, x, weights.gate, bf16);
   const up = linear(tape, x, weights.up, bf16);
   const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);

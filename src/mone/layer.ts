@@ -1,17 +1,17 @@
 // One mixture-of-experts layer, MoE (K = F) or MoNE (K < F): route, dispatch, experts, combine; and what its balance
 // is. Everything a caller may want comes back as a value; nothing is left in module state.
 
-import { combine, dispatch } from "../tensor/ops.ts";
+import { combine, dispatch, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type ExpertOptions, type ExpertWeights, experts } from "./expert.ts";
 import { countUsage, expertBalanceLoss, type NeuronScore, neuronBalanceLoss } from "./loadBalance.ts";
 import { type Routing, route } from "./router.ts";
 
-export interface LayerWeights extends ExpertWeights {
+export type LayerWeights = (ExpertWeights | StoredExperts) & {
   /** [E, D] */
   readonly router: Tensor;
-}
+};
 
 export interface LayerOptions extends ExpertOptions {
   /** A: experts per token. */
@@ -52,7 +52,7 @@ export function mixtureLayer(
   if (options.kept >= width) {
     return { output, routing, balanceLoss: { experts: expertLoss }, usage: { experts: offsets } };
   }
-  const usage = countUsage(tape, expert, offsets);
+  const usage = countUsage(tape, expert, offsets, width);
   const { kept, activation, neuronScore: score } = options;
   const neurons = neuronBalanceLoss(tape, expert, offsets, usage, { kept, activation, score });
   return {

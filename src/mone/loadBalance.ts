@@ -15,8 +15,8 @@ export function expertBalanceLoss(tape: Tape, { probs, offsets, ids }: Routing):
 }
 
 /** usage_EF: rows of each expert that keep each neuron. */
-export function countUsage(tape: Tape, { keep, gate }: ExpertOutput, offsets: Tensor): Tensor {
-  return neuronUsage(tape, keep, offsets, gate.shape[1]);
+export function countUsage(tape: Tape, { keep }: ExpertOutput, offsets: Tensor, width: number): Tensor {
+  return neuronUsage(tape, keep, offsets, width);
 }
 
 /** NG-LBL: mean over experts with rows of sum_j f_ej P_ej; 1 when balanced and scores are `l1`. */
@@ -27,5 +27,7 @@ export function neuronBalanceLoss(
   usage: Tensor,
   options: { kept: number; activation: Activation; score: NeuronScore },
 ): Tensor {
+  if (!gate)
+    throw new Error("the balance of neurons is for training: stored weights do not keep gate values");
   return neuronBalance(tape, { gate, keep, offsets, usage }, options.kept, options.activation, options.score);
 }

@@ -7,7 +7,7 @@ import type { AttentionShape } from "../kernels/attention.ts";
 import { catalogue as k } from "../kernels/catalogue.ts";
 import { keepWords } from "../kernels/neuronTopK.ts";
 import type { Tape } from "./tape.ts";
-import { sizeOf, type Tensor } from "./tensor.ts";
+import { StoredTensor, sizeOf, type Tensor } from "./tensor.ts";
 
 /** A shape's leading extents as one, and its last extent. */
 function rowsAndWidth(tensor: Tensor): [rows: number, width: number] {
@@ -19,13 +19,22 @@ function rowsAndWidth(tensor: Tensor): [rows: number, width: number] {
 export function embedding(tape: Tape, ids: Tensor, table: Tensor): Tensor {
   const [vocab, width] = table.shape;
   const tokens = ids.size;
+  if (table instanceof StoredTensor) {
+    const kernel = { f32: k.storedRowsF32, bf16: k.storedRowsBf16, i8: k.storedRowsInt8 }[table.type];
+    const inputs = { ids, table, scales: table.scales };
+    return tape.infer(kernel, inputs, { tokens, width, vocab }, { y: [tokens, width] }).y;
+  }
   return tape.call(k.embedding, { ids, table }, { tokens, width, vocab }, { y: [tokens, width] }).y;
 }
 
-/** x_MK w_NK^T: [M, N]. `bf16` rounds both operands. */
+/** x_MK w_NK^T: [M, N]. `bf16` rounds both operands; stored weights bring their own type. */
 export function linear(tape: Tape, x: Tensor, w: Tensor, bf16: boolean): Tensor {
   const [m, kk] = rowsAndWidth(x);
   const [n] = w.shape;
+  if (w instanceof StoredTensor) {
+    const kernel = { f32: k.storedLinearF32, bf16: k.storedLinearBf16, i8: k.storedLinearInt8 }[w.type];
+    return tape.infer(kernel, { x, w, scales: w.scales }, { m, n, k: kk }, { y: [m, n] }).y;
+  }
   const params = { m, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0 };
   return tape.call(k.linear, { x, w }, params, { y: [m, n] }).y;
 }
@@ -172,4 +181,34 @@ export function headCrossEntropy(tape: Tape, hidden: Tensor, weight: Tensor, tar
     { tokens, width, vocab, bf16: bf16 ? 1 : 0 },
     { loss: [1], losses: [tokens], lse: [tokens] },
   );
+}
+
+/** The stored weights of a layer's experts, neuron by neuron: all three are [E, F, D]. */
+export interface StoredExperts {
+  readonly gate: StoredTensor;
+  readonly up: StoredTensor;
+  readonly down: StoredTensor;
+  /** Where each expert begins in the buffers of gate and up, in elements: [2, E]. */
+  readonly places: Tensor;
+}
+
+/** All experts on their rows x_RD in one call: output_RD, and the kept sets as bits, keep_RW. */
+export function neuronExperts(
+  tape: Tape,
+  x: Tensor,
+  offsets: Tensor,
+  { gate, up, down, places }: StoredExperts,
+  kept: number,
+  activation: Activation,
+) {
+  const [rows, width] = x.shape;
+  const [groups, neurons] = gate.shape;
+  const kernel = { f32: k.neuronExpertsF32, bf16: k.neuronExpertsBf16, i8: k.neuronExpertsInt8 }[gate.type];
+  const scales = { gateScales: gate.scales, upScales: up.scales, downScales: down.scales };
+  const extent = Math.min(gate.buffer.length, up.buffer.length);
+  const params = { groups, rows, width, neurons, kept, activation: activations[activation], extent };
+  return tape.infer(kernel, { x, offsets, places, gate, up, down, ...scales }, params, {
+    y: [rows, width],
+    keep: [rows, keepWords(neurons)],
+  });
 }

@@ -1,8 +1,10 @@
-// A tensor is a buffer with a shape; a parameter is a tensor that outlives steps and collects a gradient.
+// A tensor is a buffer with a shape; a parameter is a tensor that outlives steps and collects a gradient; a stored
+// tensor holds weights in the form in which inference reads them.
 // No mathematics here: that is kernels/, called through tape.ts.
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
 import type { DType } from "../kernels/kernel.ts";
+import type { WeightType } from "../kernels/stored.ts";
 
 export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, extent) => product * extent, 1);
@@ -52,5 +54,24 @@ export class Parameter extends Tensor {
   gradientTensor(backend: Backend): Tensor {
     this.gradient ??= new Tensor(backend.allocate("f32", this.size), this.shape);
     return this.gradient;
+  }
+}
+
+/**
+ * Weights as inference stores them (kernels/stored.ts): a matrix [out, in], or one per expert [E, ...]. The buffer may be
+ * larger than the shape where experts lie apart (`StoredExperts` of mone/expert.ts says where).
+ */
+export class StoredTensor extends Tensor {
+  /** One factor per row for bytes, none otherwise. */
+  readonly scales: Tensor;
+
+  constructor(buffer: DeviceBuffer, shape: readonly number[], scales: Tensor) {
+    super(buffer, shape);
+    if (buffer.dtype === "u32") throw new Error("weights are not stored as u32");
+    this.scales = scales;
+  }
+
+  get type(): WeightType {
+    return this.buffer.dtype as WeightType;
   }
 }

@@ -1,0 +1,104 @@
+// A safetensors file as the source of a model's stored weights: mapped into memory where the backend can, so that a
+// checkpoint opens at once and is read where it lies; read tensor by tensor otherwise.
+
+import type { Backend, DeviceBuffer, MappedFile } from "../backends/backend.ts";
+import { RunError } from "../errors.ts";
+import type { WeightSource } from "../infer/storedWeights.ts";
+import type { DType } from "../kernels/kernel.ts";
+import type { WeightType } from "../kernels/stored.ts";
+import type { ParameterSpec } from "../model/parameters.ts";
+import { storedParts } from "./modelFolder.ts";
+import { SafetensorsFile, type StoredDType, type TensorInfo } from "./safetensors.ts";
+
+/** What kernels read without conversion on the host. */
+const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
+const BYTES = { f32: 4, bf16: 2, i8: 1, u32: 4 } as const;
+
+export class CheckpointSource implements WeightSource {
+  readonly #backend: Backend;
+  readonly #file: SafetensorsFile;
+  readonly #mapped: MappedFile | undefined;
+
+  /** Opens and checks a file. @throws RunError if it is damaged. */
+  constructor(path: string, backend: Backend) {
+    this.#backend = backend;
+    this.#file = SafetensorsFile.open(path);
+    try {
+      this.#mapped = backend.map?.(path);
+    } catch (error) {
+      this.#file.close();
+      throw new RunError(`${path} cannot be mapped into memory: ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  }
+
+  get lasting(): boolean {
+    return this.#mapped !== undefined;
+  }
+
+  /** The type that most of the file's elements have. */
+  get mainType(): StoredDType {
+    const elements = new Map<StoredDType, number>();
+    for (const { dtype, begin, end } of this.#file.tensors.values()) {
+      elements.set(dtype, (elements.get(dtype) ?? 0) + end - begin);
+    }
+    return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
+  }
+
+  tensor(spec: ParameterSpec, expert = 0): DeviceBuffer {
+    const info = this.#find(spec, expert);
+    const type = KERNEL_TYPES[info.dtype];
+    const view = type && this.#view(type, info);
+    if (view) return view;
+    const values =
+      type === "bf16"
+        ? new Uint16Array(this.#file.readBytes(info.name).buffer)
+        : this.#file.readFloat32(info.name);
+    const buffer = this.#backend.allocate(type === "bf16" ? "bf16" : "f32", values.length);
+    this.#backend.write(buffer, values);
+    return buffer;
+  }
+
+  #find(spec: ParameterSpec, expert: number): TensorInfo {
+    const { name, shape } = storedParts(spec)[expert];
+    const info = this.#file.tensors.get(name);
+    if (!info) throw new RunError(`${this.#file.path} has no tensor "${name}"`);
+    if (info.shape.join() !== shape.join()) {
+      throw new RunError(
+        `${this.#file.path}: tensor ${name} has shape [${info.shape}], but config.json asks for [${shape}]`,
+      );
+    }
+    return info;
+  }
+
+  /** A tensor in place; undefined where the file is not mapped or the tensor lies askew. */
+  #view(type: DType, { begin, end }: Pick<TensorInfo, "begin" | "end">): DeviceBuffer | undefined {
+    if (!this.#mapped || begin % BYTES[type] !== 0) return undefined;
+    if (end > this.#mapped.bytes) throw new RunError(`${this.#file.path} became shorter while it was read`);
+    return this.#mapped.view(type, begin, (end - begin) / BYTES[type]);
+  }
+
+  release(buffer: DeviceBuffer): void {
+    this.#backend.free(buffer);
+  }
+
+  together(specs: readonly ParameterSpec[], type: WeightType) {
+    const infos = specs.flatMap((spec) =>
+      Array.from({ length: spec.shape[0] }, (_, expert) => this.#find(spec, expert)),
+    );
+    const begin = Math.min(...infos.map((info) => info.begin));
+    const end = Math.max(...infos.map((info) => info.end));
+    const size = BYTES[type];
+    const fits = (info: TensorInfo) => KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
+    // Places are 32-bit numbers.
+    if (!infos.every(fits) || (end - begin) / size >= 2 ** 32) return undefined;
+    const buffer = this.#view(type, { begin, end });
+    return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };
+  }
+
+  close(): void {
+    this.#file.close();
+    this.#mapped?.close();
+  }
+}

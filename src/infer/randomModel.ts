@@ -1,0 +1,79 @@
+// Models of random stored weights, of any size and form, within seconds: for measuring speed. All matrices are pieces
+// of one long row of normal numbers, so their values repeat; nothing of a model's speed depends on them.
+
+import type { Backend, DeviceBuffer } from "../backends/backend.ts";
+import { toBf16 } from "../kernels/kernel.ts";
+import type { WeightType } from "../kernels/stored.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
+import { Transformer } from "../model/transformer.ts";
+import { RandomStream } from "../random.ts";
+import { sizeOf } from "../tensor/tensor.ts";
+import { createStoredWeights, type WeightSource } from "./storedWeights.ts";
+
+/** How weights are kept, as users say it. */
+export type WeightFormat = "f32" | "bf16" | "int8";
+
+export function weightTypeOf(format: WeightFormat): WeightType {
+  return format === "int8" ? "i8" : format;
+}
+
+/** A model that can infer but not be trained. Close it to free its memory. */
+export function createRandomModel(
+  config: ModelConfig,
+  backend: Backend,
+  { dtype, seed = 1 }: { dtype: WeightFormat; seed?: number },
+): Transformer {
+  const source = new RandomSource(config, backend, seed);
+  return new Transformer(
+    config,
+    backend,
+    createStoredWeights(config, backend, source, { type: weightTypeOf(dtype) }),
+  );
+}
+
+class RandomSource implements WeightSource {
+  readonly lasting = false;
+  readonly #backend: Backend;
+  readonly #row: DeviceBuffer;
+  readonly #places: RandomStream;
+  #taken = 0;
+
+  constructor(config: ModelConfig, backend: Backend, seed: number) {
+    this.#backend = backend;
+    const largest = Math.max(...parameterSpecs(config).map((spec) => sizeOf(matrixShape(spec))));
+    const values = new Float32Array(largest + SPREAD);
+    new RandomStream(seed, "random model").fillNormal(values, config.initializer_range);
+    this.#row = backend.allocate("bf16", values.length);
+    backend.write(this.#row, Uint16Array.from(values, toBf16));
+    this.#places = new RandomStream(seed, "random model/places");
+  }
+
+  tensor(spec: ParameterSpec): DeviceBuffer {
+    if (spec.init === "ones") {
+      const ones = this.#backend.allocate("f32", sizeOf(spec.shape));
+      this.#backend.write(ones, new Float32Array(sizeOf(spec.shape)).fill(1));
+      return ones;
+    }
+    const place = Math.floor(this.#places.uniform(this.#taken++) * SPREAD);
+    return this.#backend.slice(this.#row, place, sizeOf(matrixShape(spec)));
+  }
+
+  release(buffer: DeviceBuffer): void {
+    this.#backend.free(buffer);
+  }
+
+  together(): undefined {}
+
+  close(): void {
+    this.#backend.free(this.#row);
+  }
+}
+
+/** How far apart pieces may begin. */
+const SPREAD = 1 << 20;
+
+/** One expert of a parameter [E, ...]. */
+function matrixShape({ shape }: ParameterSpec): readonly number[] {
+  return shape.length === 3 ? shape.slice(1) : shape;
+}
