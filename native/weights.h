@@ -1,4 +1,5 @@
 // Weights as inference stores them become vectors of f32: f32 itself, bf16 bits, signed bytes (before their scale).
+// (Intrinsics are the masked ones, since the others make g++ 12 warn of its own headers.)
 
 #if MONE_LANES != 16 && MONE_LANES != 8
 typedef uint16_t halves __attribute__((vector_size(2 * MONE_LANES)));
@@ -9,7 +10,8 @@ static inline vf decode(const float* p) { return load(p); }
 
 static inline vf decode(const uint16_t* p) {
 #if MONE_LANES == 16
-  return vf(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return vf(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, h), 16));
 #elif MONE_LANES == 8
   return vf(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 #else
@@ -21,7 +23,6 @@ static inline vf decode(const uint16_t* p) {
 
 static inline vf decode(const int8_t* p) {
 #if MONE_LANES == 16
-  // The unmasked forms make g++ 12 warn of its own headers.
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return vf(_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, b)));
 #elif MONE_LANES == 8

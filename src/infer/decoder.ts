@@ -1,9 +1,16 @@
 // Runs new tokens of many sequences at once through a model, over a cache of keys and values. A sequence is a slot of
 // the cache; slots are claimed and given back between calls, so sequences may join and leave at any time.
-// Letters: N new rows, S slots, P positions per slot, G key/value heads, C = head_dim.
+// Letters: N new rows, S slots.
 
 import type { DeviceBuffer, Program } from "../backends/backend.ts";
-import { cachedAttention, storeRows } from "../kernels/cachedAttention.ts";
+import {
+  type CacheType,
+  cachedAttentionBf16,
+  cachedAttentionF32,
+  cacheSize,
+  storeKeyValueBf16,
+  storeKeyValueF32,
+} from "../kernels/cachedAttention.ts";
 import type { Attend, Transformer } from "../model/transformer.ts";
 import { embedding, linear } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
@@ -16,15 +23,25 @@ export interface Rows {
   readonly ids: Uint32Array;
 }
 
+export interface DecoderOptions {
+  /** Most sequences at a time. Default 1. */
+  readonly slots?: number;
+  /** Longest sequence, prompt included. Default: all that the model was made for. */
+  readonly maxPositions?: number;
+  /** Round operands of products to bf16; stored weights have their own type. */
+  readonly bf16?: boolean;
+  /** How keys and values are kept. Default: f32 for a model whose weights are f32, else bf16. */
+  readonly cacheType?: CacheType;
+}
+
 /** The inputs of a step, one number per new row; `last` are the rows whose logits are wanted. */
 interface Step {
   readonly ids: Uint32Array;
   readonly slots: Uint32Array;
   readonly positions: Uint32Array;
-  readonly cacheRows: Uint32Array;
   readonly last: Uint32Array;
 }
-const inputKeys = ["ids", "slots", "positions", "cacheRows"] as const;
+const inputKeys = ["ids", "slots", "positions"] as const;
 
 export class Decoder {
   readonly model: Transformer;
@@ -32,14 +49,14 @@ export class Decoder {
   /** Longest sequence, prompt included. */
   readonly maxPositions: number;
   readonly bf16: boolean;
+  readonly cacheType: CacheType;
   readonly #keys: DeviceBuffer[];
   readonly #values: DeviceBuffer[];
   readonly #freeSlots: number[];
   /** Steps of one token a sequence, by how many sequences; null: seen once. */
   readonly #captured = new Map<number, { step: Step; program: Program; logits: Tensor } | null>();
 
-  /** @param maxPositions default: all that the model was made for. */
-  constructor(model: Transformer, options: { slots?: number; maxPositions?: number; bf16?: boolean } = {}) {
+  constructor(model: Transformer, options: DecoderOptions = {}) {
     const { config, backend } = model;
     this.model = model;
     this.slots = options.slots ?? 1;
@@ -48,9 +65,11 @@ export class Decoder {
       config.max_position_embeddings,
     );
     this.bf16 = options.bf16 ?? false;
-    const length = this.slots * this.maxPositions * config.num_key_value_heads * config.head_dim;
+    this.cacheType = options.cacheType ?? (model.halves ? "bf16" : "f32");
+    const { num_key_value_heads: kvHeads, head_dim: headDim } = config;
+    const length = cacheSize(this.slots, this.maxPositions, kvHeads, headDim);
     const perLayer = () =>
-      Array.from({ length: config.num_hidden_layers }, () => backend.allocate("f32", length));
+      Array.from({ length: config.num_hidden_layers }, () => backend.allocate(this.cacheType, length));
     this.#keys = perLayer();
     this.#values = perLayer();
     this.#freeSlots = Array.from({ length: this.slots }, (_, slot) => this.slots - 1 - slot);
@@ -103,7 +122,6 @@ export class Decoder {
       ids: column(({ ids }) => ids),
       slots,
       positions,
-      cacheRows: positions.map((position, n) => slots[n] * this.maxPositions + position),
       last: Uint32Array.from(last),
     };
   }
@@ -134,11 +152,11 @@ export class Decoder {
   }
 
   /** Enqueues a step. The tape owns the result. */
-  #logits(tape: Tape, { ids, slots, positions, cacheRows, last }: Step): Tensor {
+  #logits(tape: Tape, { ids, slots, positions, last }: Step): Tensor {
     const { model } = this;
     const column = (values: Uint32Array) => tape.constant(values, [values.length]);
     const positionsTensor = column(positions);
-    const attend = this.#attend(column(slots), positionsTensor, column(cacheRows));
+    const attend = this.#attend(column(slots), positionsTensor);
     const options = { attend, bf16: this.bf16, balance: false };
     const { hidden } = model.forward(tape, column(ids), positionsTensor, options);
     const lastRows = last.length === ids.length ? hidden : embedding(tape, column(last), hidden);
@@ -146,38 +164,22 @@ export class Decoder {
   }
 
   /** Attention of new rows: stores their keys and values, then looks at everything their slots hold. */
-  #attend(slots: Tensor, positions: Tensor, indices: Tensor): Attend {
+  #attend(slots: Tensor, positions: Tensor): Attend {
     const { config, backend } = this.model;
     const { num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim } = config;
-    const rows = slots.size;
-    const width = kvHeads * headDim;
-    const cacheRows = this.slots * this.maxPositions;
+    const { slots: cacheSlots, maxPositions } = this;
+    const shape = { rows: slots.size, cacheSlots, maxPositions, kvHeads, headDim };
+    const halves = this.cacheType === "bf16";
     return (tape, layer, q, k, v) => {
-      for (const [x, cache] of [
-        [k, this.#keys[layer]],
-        [v, this.#values[layer]],
-      ] as const) {
-        backend.run(storeRows, { x: x.buffer, indices: indices.buffer, cache }, { rows, width, cacheRows });
-      }
+      const cache = { keys: this.#keys[layer], values: this.#values[layer] };
+      const rows = { slots: slots.buffer, positions: positions.buffer };
+      const added = { k: k.buffer, v: v.buffer, ...rows, ...cache };
+      backend.run(halves ? storeKeyValueBf16 : storeKeyValueF32, added, shape);
+      const [keys, values] = [cache.keys, cache.values].map((buffer) => new Tensor(buffer, [buffer.length]));
       return tape.infer(
-        cachedAttention,
-        {
-          q,
-          keys: new Tensor(this.#keys[layer], [cacheRows, width]),
-          values: new Tensor(this.#values[layer], [cacheRows, width]),
-          slots,
-          positions,
-        },
-        {
-          rows,
-          cacheSlots: this.slots,
-          maxPositions: this.maxPositions,
-          heads,
-          kvHeads,
-          headDim,
-          window: config.sliding_window ?? 0,
-          scale: headDim ** -0.5,
-        },
+        halves ? cachedAttentionBf16 : cachedAttentionF32,
+        { q, keys, values, slots, positions },
+        { ...shape, heads, window: config.sliding_window ?? 0, scale: headDim ** -0.5 },
         { o: q.shape },
       ).o;
     };

@@ -9,7 +9,12 @@ import {
   neuronBalanceGrad,
   neuronUsage,
 } from "./balance.ts";
-import { cachedAttention, storeRows } from "./cachedAttention.ts";
+import {
+  cachedAttentionBf16,
+  cachedAttentionF32,
+  storeKeyValueBf16,
+  storeKeyValueF32,
+} from "./cachedAttention.ts";
 import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
 import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
@@ -53,8 +58,10 @@ export const catalogue = {
   rope,
   attention,
   attentionGrad,
-  storeRows,
-  cachedAttention,
+  storeKeyValueF32,
+  storeKeyValueBf16,
+  cachedAttentionF32,
+  cachedAttentionBf16,
   routerTopK,
   routerTopKGrad,
   groupByExpert,

@@ -73,6 +73,11 @@ export class Transformer {
     backend.write(this.#ropeTable.buffer, ropeTable(positions, config.head_dim, config.rope_theta));
   }
 
+  /** Whether the weights are stored in fewer bits than f32. */
+  get halves(): boolean {
+    return this.head.dtype !== "f32";
+  }
+
   /** Sets every parameter from the seed; each has its own stream, so none depends on the others. */
   initialise(seed: number): void {
     for (const spec of parameterSpecs(this.config)) {
