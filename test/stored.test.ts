@@ -1,0 +1,260 @@
+// Inference on stored weights: against transformers' logits (f32 and bf16 storage, mapped or read), forms against each
+// other, steps that are captured and repeated against steps that are not, batches against single sequences.
+
+import assert from "node:assert/strict";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import type { Backend } from "../src/backends/backend.ts";
+import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
+import { CheckpointSource } from "../src/checkpoint/checkpointSource.ts";
+import { openStoredModel } from "../src/checkpoint/loadModel.ts";
+import { openModel, readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { RunError } from "../src/errors.ts";
+import { Decoder } from "../src/infer/decoder.ts";
+import { createRandomModel } from "../src/infer/randomModel.ts";
+import { createStoredWeights } from "../src/infer/storedWeights.ts";
+import { toBf16 } from "../src/kernels/kernel.ts";
+import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
+import type { Transformer } from "../src/model/transformer.ts";
+import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "mone-stored-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const fixture = (family: string) => new URL(`fixtures/hf/${family}`, import.meta.url).pathname;
+
+/** Logits of every position of one sequence, by decoding: the prompt in pieces of these lengths. */
+async function decodeAll(model: Transformer, ids: Uint32Array, pieces: number[]): Promise<Float32Array[]> {
+  const decoder = new Decoder(model, { slots: 1 });
+  const logits: Float32Array[] = [];
+  let position = 0;
+  for (const length of pieces) {
+    logits.push(await decoder.run([{ slot: 0, position, ids: ids.subarray(position, position + length) }]));
+    position += length;
+  }
+  decoder.close();
+  return logits;
+}
+
+const ones = (count: number) => new Array<number>(count).fill(1);
+
+for (const family of ["qwen3_moe", "qwen3"]) {
+  const golden = SafetensorsFile.open(join(fixture(family), "expected.safetensors"));
+  const { tolerance } = JSON.parse(readFileSync(join(fixture(family), "expected.json"), "utf8"));
+  for (const { name, open } of allBackends) {
+    test(`${family}: stored f32 weights give transformers' logits, token by token, on ${name}`, async () => {
+      const backend = open();
+      const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+      const width = expertWidth(readModelConfig(fixture(family)));
+      for (const ratio of ["1.0", "0.25"]) {
+        const kept = Math.ceil(Number(ratio) * width);
+        const model = openStoredModel(
+          fixture(family),
+          backend,
+          { dtype: "f32" },
+          { num_neurons_per_tok: kept },
+        );
+        const wanted = golden.readFloat32(`neuron.gate.${ratio}.logits`);
+        const V = model.config.vocab_size;
+        for (const pieces of [ones(24), [9, 15]]) {
+          let position = 0;
+          for (const [i, logits] of (await decodeAll(model, ids, pieces)).entries()) {
+            position += pieces[i];
+            const error = maxDifference(logits, wanted.subarray((position - 1) * V, position * V));
+            assert.ok(error <= tolerance.logits_abs, `ratio ${ratio}, position ${position}: off by ${error}`);
+          }
+        }
+        model.close();
+        assert.equal(backend.bytesInUse, 0, "everything was freed");
+      }
+      backend.close();
+    });
+  }
+}
+
+/** A copy of a fixture whose tensors are stored as bf16. */
+async function bf16Copy(family: string): Promise<string> {
+  const to = join(folder, `${family}-bf16`);
+  mkdirSync(to, { recursive: true });
+  copyFileSync(join(fixture(family), "config.json"), join(to, "config.json"));
+  const file = SafetensorsFile.open(join(fixture(family), "model.safetensors"));
+  const sources = [...file.tensors.values()].map(
+    ({ name, shape }): TensorSource => ({
+      name,
+      shape,
+      dtype: "BF16",
+      data: () => Uint16Array.from(file.readFloat32(name), toBf16),
+    }),
+  );
+  await writeSafetensors(join(to, "model.safetensors"), sources);
+  file.close();
+  return to;
+}
+
+/** Hides the ability to map files. */
+function withoutMapping(backend: Backend): Backend {
+  return new Proxy(backend, {
+    get(target, key) {
+      if (key === "map") return undefined;
+      const value = Reflect.get(target, key);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+test("a checkpoint of bf16 is used in place, and gives what its values give when they are copied", async () => {
+  const path = await bf16Copy("qwen3_moe");
+  const golden = SafetensorsFile.open(join(fixture("qwen3_moe"), "expected.safetensors"));
+  const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+  for (const { open } of allBackends.slice(0, 2)) {
+    const backend = open();
+    const results: Float32Array[][] = [];
+    for (const how of [backend, withoutMapping(backend)]) {
+      const model = openStoredModel(path, how, { dtype: "bf16" }, { num_neurons_per_tok: 5 });
+      results.push(await decodeAll(model, ids, ones(6)));
+      model.close();
+    }
+    assert.deepEqual(results[0], results[1]);
+    // What is stored in f32 is the same numbers, but f32 activations meet them: equal up to bf16's rounding.
+    const exact = openModel(path, backend, { num_neurons_per_tok: 5 });
+    const [wanted] = await decodeAll(exact, ids, [1]);
+    const scale = Math.max(...wanted.map(Math.abs));
+    assert.ok(maxDifference(results[0][0], wanted) < 0.05 * scale);
+    exact.close();
+    backend.close();
+  }
+});
+
+test("int8 and bf16 are near f32, int8 with its scales", async () => {
+  const backend = bestBackend();
+  const ids = Uint32Array.from({ length: 8 }, (_, i) => (i * 37) % 300);
+  const logits: Record<string, Float32Array> = {};
+  for (const dtype of ["f32", "bf16", "int8"] as const) {
+    const model = openStoredModel(fixture("qwen3"), backend, { dtype });
+    [logits[dtype]] = await decodeAll(model, ids, [8]);
+    model.close();
+  }
+  const scale = Math.sqrt(logits.f32.reduce((sum, x) => sum + x * x, 0) / logits.f32.length);
+  for (const dtype of ["bf16", "int8"]) {
+    const error = maxDifference(logits[dtype], logits.f32) / scale;
+    assert.ok(error > 0 && error < 0.2, `${dtype}: off by ${error} of the root mean square`);
+  }
+  backend.close();
+});
+
+const CONFIG = resolveModelConfig({
+  vocab_size: 96,
+  hidden_size: 64,
+  num_hidden_layers: 3,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  num_experts: 8,
+  num_experts_per_tok: 3,
+  moe_intermediate_size: 96,
+  intermediate_size: 80,
+  mlp_only_layers: [1],
+  shared_expert_intermediate_size: 32,
+  tie_word_embeddings: false,
+  num_neurons_per_tok: 24,
+  initializer_range: 0.2,
+});
+
+for (const dtype of ["f32", "bf16", "int8"] as const) {
+  test(`repeated steps are the steps that were captured, alone or in a batch: ${dtype}`, async () => {
+    for (const { open } of allBackends.slice(0, 2)) {
+      const backend = open();
+      const model = createRandomModel(CONFIG, backend, { dtype });
+      const ids = Array.from({ length: 5 }, (_, s) =>
+        Uint32Array.from({ length: 7 }, (_, i) => (s * 31 + i * 7) % 96),
+      );
+      const alone: Float32Array[][] = [];
+      for (const sequence of ids) {
+        // The first step of a kind is not captured, the second is, the third is the first that is repeated.
+        const fresh: Float32Array[] = [];
+        for (let length = 1; length <= 7; length++) {
+          const decoder = new Decoder(model, { slots: 5, cacheType: "f32" });
+          let last = new Float32Array();
+          for (let i = 0; i < length; i++) {
+            const rows = [{ slot: 2, position: i, ids: sequence.subarray(i, i + 1) }];
+            last = Float32Array.from(await decoder.run(rows));
+          }
+          fresh.push(last);
+          decoder.close();
+        }
+        alone.push(fresh);
+        const decoder = new Decoder(model, { slots: 1, cacheType: "f32" });
+        for (let i = 0; i < 7; i++) {
+          const logits = await decoder.run([{ slot: 0, position: i, ids: sequence.subarray(i, i + 1) }]);
+          assert.deepEqual(logits, fresh[i], `step ${i}`);
+        }
+        decoder.close();
+      }
+      const decoder = new Decoder(model, { slots: 5, cacheType: "f32" });
+      for (let i = 0; i < 7; i++) {
+        const rows = ids.map((sequence, slot) => ({ slot, position: i, ids: sequence.subarray(i, i + 1) }));
+        const logits = await decoder.run(rows);
+        for (let s = 0; s < 5; s++) {
+          assert.deepEqual(logits.subarray(s * 96, s * 96 + 96), alone[s][i], `sequence ${s}, step ${i}`);
+        }
+      }
+      decoder.close();
+      model.close();
+      assert.equal(backend.bytesInUse, 0, "everything was freed");
+      backend.close();
+    }
+  });
+}
+
+test("writes of a captured step are made again with what their arrays hold", async () => {
+  for (const { open } of allBackends.slice(0, 2)) {
+    const backend = open();
+    const { catalogue } = await import("../src/kernels/catalogue.ts");
+    const source = Float32Array.of(1, 2, 3);
+    const total = backend.allocate("f32", 1);
+    const program = backend.capture(() => {
+      const x = backend.allocate("f32", 3);
+      backend.write(x, source);
+      backend.run(catalogue.sumSquares, { x, total }, { n: 3, accumulate: 0 });
+      backend.free(x);
+    });
+    // Memory that was free within the capture goes to nobody else.
+    const other = backend.allocate("f32", 3);
+    backend.write(other, Float32Array.of(7, 7, 7));
+    source.set([3, 4, 0]);
+    program.run();
+    assert.deepEqual([...(await backend.read(total))], [25]);
+    assert.deepEqual([...(await backend.read(other))], [7, 7, 7]);
+    program.close();
+    backend.free(other);
+    backend.free(total);
+    assert.equal(backend.bytesInUse, 0);
+    backend.close();
+  }
+});
+
+test("a checkpoint whose tensors do not fit its configuration is refused in one sentence", () => {
+  const backend = bestBackend();
+  const config = { ...readModelConfig(fixture("qwen3")), hidden_size: 32 };
+  const source = new CheckpointSource(join(fixture("qwen3"), "model.safetensors"), backend);
+  assert.throws(
+    () => createStoredWeights(config, backend, source, { type: "f32" }),
+    (error: Error) =>
+      error instanceof RunError && /has shape \[.*\], but config.json asks for/.test(error.message),
+  );
+  assert.equal(backend.bytesInUse, 0, "nothing is left behind");
+  backend.close();
+});
+
+test("the best instruction level of this machine is the one that is used", () => {
+  const [best] = cpuLevels();
+  if (!best) return;
+  const before = process.env.MONE_LEVEL;
+  delete process.env.MONE_LEVEL;
+  const backend = openBackend({ threads: 1 });
+  if (before !== undefined) process.env.MONE_LEVEL = before;
+  assert.match(backend.name, new RegExp(`cpu \\(${best},`));
+  assert.ok(Object.values(backend.support).every((support) => support === "native"));
+  backend.close();
+});
