@@ -7,7 +7,7 @@
 //       params: Float64Array. Types, counts and lengths are checked by the caller (src/backends/cpu.ts).
 //   program(steps), replay(program): calls to make again, all in one; steps are { index, buffers, params }, or
 //       { to, from } for a copy
-//   map(path): a file as an ArrayBuffer, without reading it
+//   map(path, offset, bytes): part of a file as an ArrayBuffer, without reading it
 //   allocate(bytes): an ArrayBuffer of zeros, 64-byte aligned, on huge pages where the system has them
 // Nothing of JavaScript is touched while a kernel runs.
 #include <node_api.h>
@@ -281,6 +281,19 @@ void release(napi_env, void*, void* hint) {
   delete block;
 }
 
+/**
+ * An ArrayBuffer over the block, which goes with it; null if this runtime takes no memory from outside. Node's limit for
+ * one is 4 GiB: its creation then fails after it has released the block itself.
+ */
+napi_value external(napi_env env, Block* block, size_t bytes) {
+  napi_value result;
+  const napi_status status = napi_create_external_arraybuffer(env, block->memory, bytes, release, block, &result);
+  if (status == napi_ok) return result;
+  if (status == napi_no_external_buffers_allowed) release(env, nullptr, block);
+  else fail(env, "memory from outside was not taken");
+  return nullptr;
+}
+
 napi_value allocate(napi_env env, napi_callback_info info) {
   size_t argc = 1;
   napi_value argv[1];
@@ -300,44 +313,43 @@ napi_value allocate(napi_env env, napi_callback_info info) {
   if (!memory) return fail(env, "out of memory");
   std::memset(memory, 0, bytes);
 #endif
-  Block* block = new Block{memory, bytes, kMapped};
-  napi_value result;
+  if (napi_value result = external(env, new Block{memory, bytes, kMapped}, size_t(requested))) return result;
+  bool refused;
+  napi_is_exception_pending(env, &refused);
+  if (refused) return nullptr;
   // Electron-like runtimes refuse external memory; JavaScript's own then has to do.
-  if (napi_create_external_arraybuffer(env, memory, size_t(requested), release, block, &result) != napi_ok) {
-    release(env, nullptr, block);
-    void* unused;
-    if (napi_create_arraybuffer(env, size_t(requested), &unused, &result) != napi_ok) return fail(env, "out of memory");
-  }
+  napi_value result;
+  void* unused;
+  if (napi_create_arraybuffer(env, size_t(requested), &unused, &result) != napi_ok) return fail(env, "out of memory");
   return result;
 }
 
-/** A file as memory that the system reads when it is touched; changes to the memory stay in this process. */
+/**
+ * Part of a file as memory that the system reads when it is touched; changes to the memory stay in this process. The
+ * offset must be a multiple of 65536, a multiple of every page size.
+ */
 napi_value map(napi_env env, napi_callback_info info) {
 #if defined(__linux__) || defined(__APPLE__)
-  size_t argc = 1;
-  napi_value argv[1];
+  size_t argc = 3;
+  napi_value argv[3];
   napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
   char path[4096];
   size_t length;
-  if (argc != 1 || napi_get_value_string_utf8(env, argv[0], path, sizeof path, &length) != napi_ok ||
-      length + 1 == sizeof path)
-    return fail(env, "map(path)");
+  double offset, bytes;
+  if (argc != 3 || napi_get_value_string_utf8(env, argv[0], path, sizeof path, &length) != napi_ok ||
+      length + 1 == sizeof path || napi_get_value_double(env, argv[1], &offset) != napi_ok ||
+      napi_get_value_double(env, argv[2], &bytes) != napi_ok || !(offset >= 0) || !(bytes > 0))
+    return fail(env, "map(path, offset, bytes)");
   const int file = ::open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return fail(env, "the file cannot be opened");
   struct stat status;
   void* memory = MAP_FAILED;
-  if (fstat(file, &status) == 0 && status.st_size > 0)
-    memory = mmap(nullptr, size_t(status.st_size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, 0);
+  // Memory beyond the end of the file would be a bus error when it is touched.
+  const bool fits = fstat(file, &status) == 0 && offset + bytes <= double(status.st_size);
+  if (fits) memory = mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file, off_t(offset));
   ::close(file);
-  if (memory == MAP_FAILED) return fail(env, "the file cannot be mapped");
-  const size_t bytes = size_t(status.st_size);
-  napi_value result;
-  Block* block = new Block{memory, bytes, true};
-  if (napi_create_external_arraybuffer(env, memory, bytes, release, block, &result) != napi_ok) {
-    release(env, nullptr, block);
-    return fail(env, "this runtime does not take memory from outside");
-  }
-  return result;
+  if (memory == MAP_FAILED) return fail(env, fits ? "the file cannot be mapped" : "the file became shorter");
+  return external(env, new Block{memory, size_t(bytes), true}, size_t(bytes));
 #else
   return fail(env, "files cannot be mapped on this system");
 #endif

@@ -38,6 +38,9 @@ export interface Program {
   close(): void;
 }
 
+/** No view of a mapped file may be longer: runtimes do not take more memory in one piece. */
+export const MAX_VIEW_BYTES = 2 ** 32 - 2 ** 17;
+
 /** A file in memory, read from disk when it is touched. */
 export interface MappedFile {
   readonly bytes: number;

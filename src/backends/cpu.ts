@@ -4,12 +4,19 @@
 // MONE_LEVEL=amx|avx512bf16|avx512|avx2|portable chooses a lower level (tests run all of them);
 // MONE_LEVEL=reference refuses the addon; amxEmulated is level amx for tests on machines without its instructions.
 
+import { statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { RunError, UsageError } from "../errors.ts";
 import { catalogue, type KernelName, kernelNames } from "../kernels/catalogue.ts";
 import { type AnyKernel, arrayTypes, signature } from "../kernels/kernel.ts";
-import type { Backend, HostArray, MappedFile, SupportTable } from "./backend.ts";
+import {
+  type Backend,
+  type HostArray,
+  MAX_VIEW_BYTES,
+  type MappedFile,
+  type SupportTable,
+} from "./backend.ts";
 import { type HostArrays, HostBackend, type ProgramStep } from "./hostBackend.ts";
 import { ReferenceBackend } from "./reference.ts";
 
@@ -23,7 +30,7 @@ interface Addon {
   program(steps: NativeStep[]): NativeProgram;
   replay(program: NativeProgram): void;
   allocate(bytes: number): ArrayBuffer;
-  map(path: string): ArrayBuffer;
+  map(path: string, offset: number, bytes: number): ArrayBuffer;
 }
 
 /** A kernel call as for `run`, or a copy of `from` to `to`, which are equally long. */
@@ -156,18 +163,28 @@ class CpuBackend extends HostBackend {
   }
 
   map(path: string): MappedFile {
-    const memory = this.#addon.map(path);
+    const { size } = statSync(path);
     return {
-      bytes: memory.byteLength,
-      view: (dtype, byteOffset, length) =>
-        this.memory.adopt(dtype, new arrayTypes[dtype](memory, byteOffset, length)),
-      close: () => {}, // unmapped when the last view is collected
+      bytes: size,
+      view: (dtype, byteOffset, length) => {
+        const ArrayType = arrayTypes[dtype];
+        const start = byteOffset - (byteOffset % PAGE_BYTES);
+        const end = byteOffset + length * ArrayType.BYTES_PER_ELEMENT;
+        if (length === 0) return this.memory.adopt(dtype, new ArrayType(0));
+        const memory = this.#addon.map(path, start, end - start);
+        return this.memory.adopt(dtype, new ArrayType(memory, byteOffset - start, length));
+      },
+      close: () => {}, // each view is unmapped when it is collected
     };
   }
 }
 
+/** A multiple of every page size. */
+const PAGE_BYTES = 65536;
+
 function allocate(addon: Addon, bytes: number): ArrayBuffer {
   try {
+    if (bytes > MAX_VIEW_BYTES) return new ArrayBuffer(bytes);
     return addon.allocate(bytes);
   } catch (error) {
     const size = `${(bytes / 2 ** 30).toFixed(1)} GiB`;

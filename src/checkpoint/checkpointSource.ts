@@ -1,7 +1,7 @@
 // A safetensors file as the source of a model's stored weights: mapped into memory where the backend can, so that a
 // checkpoint opens at once and is read where it lies; read tensor by tensor otherwise.
 
-import type { Backend, DeviceBuffer, MappedFile } from "../backends/backend.ts";
+import { type Backend, type DeviceBuffer, MAX_VIEW_BYTES, type MappedFile } from "../backends/backend.ts";
 import { RunError } from "../errors.ts";
 import type { WeightSource } from "../infer/storedWeights.ts";
 import type { DType } from "../kernels/kernel.ts";
@@ -74,7 +74,7 @@ export class CheckpointSource implements WeightSource {
 
   /** A tensor in place; undefined where the file is not mapped or the tensor lies askew. */
   #view(type: DType, { begin, end }: Pick<TensorInfo, "begin" | "end">): DeviceBuffer | undefined {
-    if (!this.#mapped || begin % BYTES[type] !== 0) return undefined;
+    if (!this.#mapped || begin % BYTES[type] !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
     if (end > this.#mapped.bytes) throw new RunError(`${this.#file.path} became shorter while it was read`);
     return this.#mapped.view(type, begin, (end - begin) / BYTES[type]);
   }
@@ -91,8 +91,7 @@ export class CheckpointSource implements WeightSource {
     const end = Math.max(...infos.map((info) => info.end));
     const size = BYTES[type];
     const fits = (info: TensorInfo) => KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
-    // Places are 32-bit numbers.
-    if (!infos.every(fits) || (end - begin) / size >= 2 ** 32) return undefined;
+    if (!infos.every(fits)) return undefined;
     const buffer = this.#view(type, { begin, end });
     return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };
   }

@@ -1,6 +1,7 @@
 // `mone generate`: a model continues a text.
 
 import { type Command, Option } from "commander";
+import type { WeightFormat } from "../infer/randomModel.ts";
 import { samplingDefaults } from "../infer/sampling.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
@@ -17,7 +18,7 @@ interface GenerateFlags {
   readonly stop?: readonly string[];
   readonly neurons?: number;
   readonly threads?: number;
-  readonly dtype: "auto" | "f32" | "bf16";
+  readonly dtype: "auto" | WeightFormat;
 }
 
 export function addGenerateCommand(program: Command): void {
@@ -36,8 +37,11 @@ export function addGenerateCommand(program: Command): void {
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
     .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
     .addOption(
-      new Option("--dtype <type>", "operands of matrix products; auto: bf16 where the hardware multiplies it")
-        .choices(["auto", "f32", "bf16"])
+      new Option(
+        "--dtype <type>",
+        "how weights are kept; auto: bf16 for 16-bit checkpoints and where the hardware multiplies it",
+      )
+        .choices(["auto", "f32", "bf16", "int8"])
         .default("auto", "auto"),
     );
   addThreadsOption(command);
@@ -53,7 +57,10 @@ async function run(
 ): Promise<void> {
   const { loadModel } = await import("../checkpoint/loadModel.ts");
   const prompt = (await readInput(promptArgument, "PROMPT")).replace(/\n$/, "");
-  const model = await loadModel(path, { neurons, threads, dtype, announce: output.note });
+  const onProgress = (done: number, total: number) =>
+    output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
+  const model = await loadModel(path, { neurons, threads, dtype, announce: output.note, onProgress });
+  output.progress.end();
   try {
     const start = performance.now();
     let text = "";

@@ -10,6 +10,7 @@ import { Interrupted } from "./action.ts";
 import { addBenchCommand } from "./bench.ts";
 import { addCompareCommand } from "./compare.ts";
 import { addGenerateCommand } from "./generate.ts";
+import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { addExample } from "./options.ts";
 import { addTokenizerCommand } from "./tokenizer.ts";
@@ -27,6 +28,7 @@ function buildProgram(): Command {
   addTrainCommand(program);
   addGenerateCommand(program);
   addInspectCommand(program);
+  addInitCommand(program);
   addTokenizerCommand(program);
   addBenchCommand(program);
   return program;

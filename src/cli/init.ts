@@ -1,0 +1,44 @@
+// `mone init`: a checkpoint of random weights, for tests and measurements.
+
+import { type Command, Option } from "commander";
+import { resolveModelConfig } from "../model/config.ts";
+import { presetConfig, presetNames } from "../model/presets.ts";
+import { formatCount } from "../report/format.ts";
+import { action, type Context } from "./action.ts";
+import { addCommonOptions, integer } from "./options.ts";
+import { readPairs } from "./settingsInput.ts";
+
+interface InitFlags {
+  readonly preset: string;
+  readonly set?: readonly string[];
+  readonly dtype: "f32" | "bf16";
+  readonly seed: number;
+}
+
+export function addInitCommand(program: Command): void {
+  const command = program
+    .command("init")
+    .description("write a checkpoint of random weights, of any size, for tests and measurements")
+    .argument("<folder>", "where to; new or empty")
+    .option("--preset <name>", `size: ${presetNames.join(", ")}`, "mone-small")
+    .option("--set <key=value...>", "keys of the model, e.g. num_hidden_layers=16 vocab_size=50304")
+    .addOption(new Option("--dtype <type>", "type on disk").choices(["f32", "bf16"]).default("bf16"))
+    .option("--seed <n>", "the same seed gives the same weights", integer(0), 1);
+  addCommonOptions(command, "mone init random/large --preset moe-large --set num_experts=64");
+  command.action(action(run));
+}
+
+async function run(
+  { output, signal }: Context,
+  folder: string,
+  { preset, set = [], dtype, seed }: InitFlags,
+): Promise<void> {
+  const { writeRandomCheckpoint } = await import("../checkpoint/randomCheckpoint.ts");
+  const { model = {} } = readPairs(set.map((pair) => `model.${pair}`));
+  const config = resolveModelConfig({ ...presetConfig(preset), ...model }, "init");
+  const onProgress = (done: number, total: number) =>
+    output.progress.show("writing", [`${formatCount(done)} of ${formatCount(total)} parameters`]);
+  const parameters = await writeRandomCheckpoint(folder, config, { dtype, seed, onProgress, signal });
+  output.line(`${folder}: ${formatCount(parameters)} random parameters in ${dtype}`);
+  output.json({ path: folder, parameters, dtype, seed });
+}
