@@ -304,9 +304,13 @@ napi_value allocate(napi_env env, napi_callback_info info) {
   const size_t bytes = (size_t(requested) + 4095) & ~size_t(4095);
 #if defined(__linux__)
   constexpr bool kMapped = true;
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Small blocks are filled with pages at once, since a fault for each page costs more than the page; large ones get
+  // huge pages when they are touched.
+  const bool large = bytes >= (size_t(4) << 20);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (large ? 0 : MAP_POPULATE);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (memory == MAP_FAILED) return fail(env, "out of memory");
-  if (bytes >= (size_t(4) << 20)) madvise(memory, bytes, MADV_HUGEPAGE);
+  if (large) madvise(memory, bytes, MADV_HUGEPAGE);
 #else
   constexpr bool kMapped = false;
   void* memory = std::aligned_alloc(4096, bytes);

@@ -164,23 +164,36 @@ class CpuBackend extends HostBackend {
 
   map(path: string): MappedFile {
     const { size } = statSync(path);
+    // Pieces of the file that views share; one that crosses their borders gets memory of its own.
+    const segments = new Map<number, ArrayBuffer>();
+    const segmentAt = (start: number) => {
+      const known = segments.get(start);
+      if (known) return known;
+      const memory = this.#addon.map(path, start, Math.min(SEGMENT_BYTES, size - start));
+      segments.set(start, memory);
+      return memory;
+    };
     return {
       bytes: size,
       view: (dtype, byteOffset, length) => {
         const ArrayType = arrayTypes[dtype];
-        const start = byteOffset - (byteOffset % PAGE_BYTES);
         const end = byteOffset + length * ArrayType.BYTES_PER_ELEMENT;
         if (length === 0) return this.memory.adopt(dtype, new ArrayType(0));
-        const memory = this.#addon.map(path, start, end - start);
+        const segment = byteOffset - (byteOffset % SEGMENT_BYTES);
+        const own = end > segment + SEGMENT_BYTES;
+        const start = own ? byteOffset - (byteOffset % PAGE_BYTES) : segment;
+        const memory = own ? this.#addon.map(path, start, end - start) : segmentAt(segment);
         return this.memory.adopt(dtype, new ArrayType(memory, byteOffset - start, length));
       },
-      close: () => {}, // each view is unmapped when it is collected
+      close: () => segments.clear(), // unmapped when their last view is collected
     };
   }
 }
 
 /** A multiple of every page size. */
 const PAGE_BYTES = 65536;
+/** Enough for all of a small file, few enough mappings for a large one. */
+const SEGMENT_BYTES = 2 ** 30;
 
 function allocate(addon: Addon, bytes: number): ArrayBuffer {
   try {

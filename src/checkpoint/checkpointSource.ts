@@ -1,5 +1,6 @@
-// A safetensors file as the source of a model's stored weights: mapped into memory where the backend can, so that a
-// checkpoint opens at once and is read where it lies; read tensor by tensor otherwise.
+// A safetensors file as the source of a model's stored weights. A large one is mapped into memory where the backend can, so
+// that it opens at once and is read where it lies; what needs another form is read tensor by tensor. A small one is read
+// whole: that takes no time, and memory of our own is faster (the system maps files in small pages).
 
 import { type Backend, type DeviceBuffer, MAX_VIEW_BYTES, type MappedFile } from "../backends/backend.ts";
 import { RunError } from "../errors.ts";
@@ -12,29 +13,29 @@ import { SafetensorsFile, type StoredDType, type TensorInfo } from "./safetensor
 
 /** What kernels read without conversion on the host. */
 const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
+/** Files from this size on are mapped. */
+const LARGE_BYTES = 2 ** 30;
 const BYTES = { f32: 4, bf16: 2, i8: 1, u32: 4 } as const;
 
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
   readonly #file: SafetensorsFile;
   readonly #mapped: MappedFile | undefined;
+  /** Where tensors arrive; reused, since fresh memory costs more than a copy. */
+  #arrival = new Uint8Array(0);
 
-  /** Opens and checks a file. @throws RunError if it is damaged. */
-  constructor(path: string, backend: Backend) {
+  /** Opens and checks a file. @param largeBytes files from this size on are mapped. @throws RunError if it is damaged. */
+  constructor(path: string, backend: Backend, { largeBytes = LARGE_BYTES } = {}) {
     this.#backend = backend;
     this.#file = SafetensorsFile.open(path);
     try {
-      this.#mapped = backend.map?.(path);
+      if (this.#file.bytes >= largeBytes) this.#mapped = backend.map?.(path);
     } catch (error) {
       this.#file.close();
       throw new RunError(`${path} cannot be mapped into memory: ${(error as Error).message}`, {
         cause: error,
       });
     }
-  }
-
-  get lasting(): boolean {
-    return this.#mapped !== undefined;
   }
 
   /** The type that most of the file's elements have. */
@@ -48,16 +49,26 @@ export class CheckpointSource implements WeightSource {
 
   tensor(spec: ParameterSpec, expert = 0): DeviceBuffer {
     const info = this.#find(spec, expert);
-    const type = KERNEL_TYPES[info.dtype];
-    const view = type && this.#view(type, info);
-    if (view) return view;
-    const values =
-      type === "bf16"
-        ? new Uint16Array(this.#file.readBytes(info.name).buffer)
-        : this.#file.readFloat32(info.name);
-    const buffer = this.#backend.allocate(type === "bf16" ? "bf16" : "f32", values.length);
+    const values = this.#read(info);
+    const buffer = this.#backend.allocate(values instanceof Uint16Array ? "bf16" : "f32", values.length);
     this.#backend.write(buffer, values);
     return buffer;
+  }
+
+  #read({ name, dtype, begin, end }: TensorInfo): Float32Array | Uint16Array {
+    const type = KERNEL_TYPES[dtype];
+    if (!type) return this.#file.readFloat32(name);
+    if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
+    const bytes = this.#file.readInto(name, this.#arrival);
+    const length = bytes.length / BYTES[type];
+    return type === "bf16"
+      ? new Uint16Array(bytes.buffer, 0, length)
+      : new Float32Array(bytes.buffer, 0, length);
+  }
+
+  inPlace(spec: ParameterSpec, type: WeightType): DeviceBuffer | undefined {
+    const info = this.#find(spec, 0);
+    return KERNEL_TYPES[info.dtype] === type ? this.#view(type, info) : undefined;
   }
 
   #find(spec: ParameterSpec, expert: number): TensorInfo {
@@ -84,6 +95,7 @@ export class CheckpointSource implements WeightSource {
   }
 
   together(specs: readonly ParameterSpec[], type: WeightType) {
+    if (!this.#mapped) return undefined;
     const infos = specs.flatMap((spec) =>
       Array.from({ length: spec.shape[0] }, (_, expert) => this.#find(spec, expert)),
     );

@@ -26,6 +26,8 @@ export interface LoadOptions {
   readonly backend?: Backend;
   /** Told one line about things the user should know, such as a slow backend. */
   readonly announce?: (line: string) => void;
+  /** Checkpoints of at least so many bytes are mapped into memory instead of read. Default 1 GiB. */
+  readonly largeBytes?: number;
   /** Told how much of the weights is ready, in parameters, where they have to be converted. */
   readonly onProgress?: (done: number, total: number) => void;
 }
@@ -84,12 +86,12 @@ export function resolveNeurons(neurons: number, config: ModelConfig): number {
 export function openStoredModel(
   folder: string,
   backend: Backend,
-  { dtype = "auto", onProgress }: Pick<LoadOptions, "dtype" | "onProgress"> = {},
+  { dtype = "auto", onProgress, largeBytes }: Pick<LoadOptions, "dtype" | "onProgress" | "largeBytes"> = {},
   overrides: Partial<ModelConfig> = {},
 ): Transformer {
   const where = join(folder, "config.json");
   const config = resolveModelConfig({ ...readModelConfig(folder), ...overrides }, where);
-  const source = new CheckpointSource(join(folder, "model.safetensors"), backend);
+  const source = new CheckpointSource(join(folder, "model.safetensors"), backend, { largeBytes });
   const halves = ["BF16", "F16"].includes(source.mainType);
   const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
   const options = { type: weightTypeOf(format), onProgress };

@@ -70,6 +70,8 @@ export class SafetensorsFile {
   /** In the order of their data. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Size of the file. */
+  readonly bytes: number;
   #descriptor: number | undefined;
 
   private constructor(path: string, descriptor: number, header: Header) {
@@ -77,6 +79,7 @@ export class SafetensorsFile {
     this.#descriptor = descriptor;
     this.tensors = header.tensors;
     this.metadata = header.metadata;
+    this.bytes = header.bytes;
   }
 
   /** Opens a file and checks its header. @throws RunError if it cannot be read or is damaged in any way. */
@@ -95,6 +98,15 @@ export class SafetensorsFile {
     if (this.#descriptor === undefined) throw new Error(`${this.path} was read after it was closed`);
     const { begin, end } = this.#find(name);
     return readExactly(this.path, this.#descriptor, begin, end - begin);
+  }
+
+  /** A tensor's bytes at the beginning of `target`, which must have room for them. @returns that part of it. */
+  readInto(name: string, target: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    if (this.#descriptor === undefined) throw new Error(`${this.path} was read after it was closed`);
+    const { begin, end } = this.#find(name);
+    const part = target.subarray(0, end - begin);
+    fill(this.path, this.#descriptor, begin, part);
+    return part;
   }
 
   /** A tensor of floats as f32. @throws RunError if there is no such tensor, or its type is not F64, F32, F16 or BF16. */
@@ -213,6 +225,7 @@ function encodeHeader(
 interface Header {
   tensors: Map<string, TensorInfo>;
   metadata: Record<string, string>;
+  bytes: number;
 }
 
 function readHeader(path: string, descriptor: number): Header {
@@ -236,7 +249,7 @@ function readHeader(path: string, descriptor: number): Header {
   }
   infos.sort((a, b) => a.begin - b.begin || a.end - b.end);
   checkTiling(path, infos, dataBegin, status.size);
-  return { tensors: new Map(infos.map((info) => [info.name, info])), metadata };
+  return { tensors: new Map(infos.map((info) => [info.name, info])), metadata, bytes: status.size };
 }
 
 function parseHeader(path: string, bytes: Uint8Array): Record<string, unknown> {
@@ -359,13 +372,18 @@ function readExactly(
   length: number,
 ): Uint8Array<ArrayBuffer> {
   const bytes = allocate(path, length);
-  for (let done = 0; done < length; ) {
-    const wanted = Math.min(length - done, MAX_READ_BYTES);
+  fill(path, descriptor, position, bytes);
+  return bytes;
+}
+
+/** Fills `bytes` from the file, from `position` on. */
+function fill(path: string, descriptor: number, position: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) {
+    const wanted = Math.min(bytes.length - done, MAX_READ_BYTES);
     const count = readSync(descriptor, bytes, done, wanted, position + done);
     if (count === 0) throw damaged(path, "it became shorter while it was read");
     done += count;
   }
-  return bytes;
 }
 
 function allocate(path: string, length: number): Uint8Array<ArrayBuffer> {

@@ -33,7 +33,6 @@ export function createRandomModel(
 }
 
 class RandomSource implements WeightSource {
-  readonly lasting = false;
   readonly #backend: Backend;
   readonly #row: DeviceBuffer;
   readonly #places: RandomStream;
@@ -62,6 +61,8 @@ class RandomSource implements WeightSource {
   release(buffer: DeviceBuffer): void {
     this.#backend.free(buffer);
   }
+
+  inPlace(): undefined {}
 
   together(): undefined {}
 

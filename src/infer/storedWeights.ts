@@ -20,16 +20,16 @@ import type { StoredWeights } from "../model/transformer.ts";
 import type { StoredExperts } from "../tensor/ops.ts";
 import { StoredTensor, sizeOf, Tensor } from "../tensor/tensor.ts";
 
-/** Where weights come from. Parameters are named as in model/parameters.ts; `expert` picks one of a tensor [E, ...]. */
+/** Where weights come from. Parameters are named as in model/parameters.ts. */
 export interface WeightSource {
-  /** Values as f32 or bf16, in row-major order. They stay as they are until `release`. */
+  /** Values as f32 or bf16, in row-major order, until `release`. `expert` picks one of a parameter [E, ...]. */
   tensor(spec: ParameterSpec, expert?: number): DeviceBuffer;
   release(buffer: DeviceBuffer): void;
-  /** Whether buffers may be kept, instead of copied, until `close`. */
-  readonly lasting: boolean;
+  /** A parameter that lies in memory in this form and may be used there until `close`; undefined if it does not. */
+  inPlace(spec: ParameterSpec, type: WeightType): DeviceBuffer | undefined;
   /**
-   * All experts of some parameters as parts of one lasting buffer, and the element where each begins (those of the first
-   * parameter, then those of the second); undefined if they do not lie so.
+   * All experts of some parameters as parts of one such buffer, and the element where each begins (those of the first
+   * parameter, then those of the second).
    */
   together(
     specs: readonly ParameterSpec[],
@@ -59,8 +59,8 @@ interface Network {
 const PROJECTION = /^(.*)\.(gate|up|down)_proj(\.weight)?$/;
 
 /**
- * Reads all weights from a source, which belongs to the result from then on. From a lasting source nothing is read that
- * can be used in place, and a network's down projection is transposed when it is first used.
+ * Reads all weights from a source, which belongs to the result from then on. What can be used in place is not read; the
+ * down projections of such networks are transposed when they are first used.
  */
 export function createStoredWeights(
   config: ModelConfig,
@@ -91,23 +91,21 @@ export function createStoredWeights(
         advance(sizeOf(spec.shape));
       }
     }
-    const ready = new Map<string, StoredExperts>();
-    const prepare = (prefix: string): StoredExperts => {
-      const network = networks.get(prefix);
-      if (!network) throw new Error(`the model has no network ${prefix}`);
-      const experts = store.network(network);
-      ready.set(prefix, experts);
-      return experts;
-    };
-    if (!source.lasting) {
-      for (const [prefix, { gate }] of networks) {
-        prepare(prefix);
-        advance(3 * sizeOf(gate.shape));
-      }
+    const ready = new Map<string, StoredExperts | (() => StoredExperts)>();
+    for (const [prefix, network] of networks) {
+      ready.set(prefix, store.networkInPlace(network) ?? store.network(network));
+      advance(3 * sizeOf(network.gate.shape));
     }
     return {
       weight: (name) => weights.get(name),
-      experts: (prefix) => ready.get(prefix) ?? prepare(prefix),
+      experts(prefix) {
+        const known = ready.get(prefix);
+        if (!known) throw new Error(`the model has no network ${prefix}`);
+        if (typeof known !== "function") return known;
+        const experts = known();
+        ready.set(prefix, experts);
+        return experts;
+      },
       close: () => store.close(),
     };
   } catch (error) {
@@ -161,61 +159,66 @@ class Store {
   #matrixBuffer(spec: ParameterSpec, type: WeightType): { buffer: DeviceBuffer; scales: Tensor } {
     const [rows, width] = spec.shape.length === 1 ? [1, spec.shape[0]] : spec.shape;
     const scales = this.#scales(type, [rows]);
-    const from = this.#source.tensor(spec);
-    if (this.#source.lasting && from.dtype === type) {
-      this.#owned.push(from);
-      return { buffer: from, scales };
+    const inPlace = this.#source.inPlace(spec, type);
+    if (inPlace) {
+      this.#owned.push(inPlace);
+      return { buffer: inPlace, scales };
     }
+    const from = this.#source.tensor(spec);
     const buffer = this.#allocate(type, rows * width);
     this.#encode(from, { to: buffer, scales: scales.buffer, rows, width });
     this.#source.release(from);
     return { buffer, scales };
   }
 
-  /** Gate and up as they are or encoded, down transposed. */
+  /** Experts whose gate and up stay where they are; the function transposes down. */
+  networkInPlace({ gate, up, down, neurons, width, experts }: Network): (() => StoredExperts) | undefined {
+    if (experts === undefined) return undefined;
+    const together = this.#source.together([gate, up], this.#type);
+    if (!together) return undefined;
+    this.#owned.push(together.buffer);
+    const shape = [experts, neurons, width];
+    const tensor = new StoredTensor(together.buffer, shape, this.#scales(this.#type, [experts, neurons]));
+    const places = this.#places(together.places);
+    return () => ({ gate: tensor, up: tensor, down: this.#encodeAll(down, shape, experts, true), places });
+  }
+
+  /** Gate and up encoded, down transposed. */
   network({ gate, up, down, neurons, width, experts }: Network): StoredExperts {
-    const E = experts ?? 1;
-    const shape = [E, neurons, width];
-    const size = neurons * width;
-    const type = this.#type;
-    const encodeAll = (spec: ParameterSpec, transposed: boolean) => {
-      const tensor = new StoredTensor(
-        this.#allocate(type, E * size),
-        shape,
-        this.#scales(type, [E, neurons]),
-      );
-      for (let e = 0; e < E; e++) {
-        const from = this.#source.tensor(spec, experts === undefined ? undefined : e);
-        const to = this.#backend.slice(tensor.buffer, e * size, size);
-        const scales = this.#backend.slice(
-          tensor.scales.buffer,
-          e * scalesFor(type, neurons),
-          scalesFor(type, neurons),
-        );
-        this.#encode(from, { to, scales, rows: neurons, width, transposed });
-        for (const part of [to, scales]) this.#backend.free(part);
-        this.#source.release(from);
-      }
-      return tensor;
-    };
-    const together = experts === undefined ? undefined : this.#source.together([gate, up], type);
-    if (together) {
-      this.#owned.push(together.buffer);
-      const inPlace = new StoredTensor(together.buffer, shape, this.#scales(type, [E, neurons]));
-      return {
-        gate: inPlace,
-        up: inPlace,
-        down: encodeAll(down, true),
-        places: this.#places(together.places),
-      };
-    }
-    const places = Array.from({ length: 2 * E }, (_, i) => (i % E) * size);
+    const count = experts ?? 1;
+    const shape = [count, neurons, width];
     return {
-      gate: encodeAll(gate, false),
-      up: encodeAll(up, false),
-      down: encodeAll(down, true),
-      places: this.#places(places),
+      gate: this.#encodeAll(gate, shape, experts, false),
+      up: this.#encodeAll(up, shape, experts, false),
+      down: this.#encodeAll(down, shape, experts, true),
+      places: this.#places(Array.from({ length: 2 * count }, (_, i) => (i % count) * neurons * width)),
     };
+  }
+
+  #encodeAll(
+    spec: ParameterSpec,
+    shape: readonly number[],
+    experts: number | undefined,
+    transposed: boolean,
+  ): StoredTensor {
+    const [count, rows, width] = shape;
+    const type = this.#type;
+    const size = rows * width;
+    const scaleCount = scalesFor(type, rows);
+    const tensor = new StoredTensor(
+      this.#allocate(type, count * size),
+      shape,
+      this.#scales(type, [count, rows]),
+    );
+    for (let e = 0; e < count; e++) {
+      const from = this.#source.tensor(spec, experts === undefined ? undefined : e);
+      const to = this.#backend.slice(tensor.buffer, e * size, size);
+      const scales = this.#backend.slice(tensor.scales.buffer, e * scaleCount, scaleCount);
+      this.#encode(from, { to, scales, rows, width, transposed });
+      for (const part of [to, scales]) this.#backend.free(part);
+      this.#source.release(from);
+    }
+    return tensor;
   }
 
   /** Writes a matrix of f32 or bf16 into `to`, [rows, width] in `to`'s type; `transposed`: it comes as [width, rows]. */
