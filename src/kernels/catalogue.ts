@@ -2,16 +2,10 @@
 // benchmark. Backends are total over it (src/backends).
 
 import { attention, attentionGrad } from "./attention.ts";
-import {
-  expertBalance,
-  expertBalanceGrad,
-  neuronBalance,
-  neuronBalanceGrad,
-  neuronUsage,
-} from "./balance.ts";
+import { expertBalance, expertBalanceGrad, neuronBalance, neuronBalanceGrad } from "./balance.ts";
 import { cachedAttention, storeRows } from "./cachedAttention.ts";
 import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
-import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
+import { combine, dispatch } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
 import {
@@ -49,12 +43,9 @@ export const catalogue = {
   routerTopKGrad,
   groupByExpert,
   dispatch,
-  dispatchGrad,
   combine,
-  combineGrad,
   neuronTopK,
   neuronTopKGrad,
-  neuronUsage,
   neuronBalance,
   neuronBalanceGrad,
   expertBalance,

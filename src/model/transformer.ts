@@ -129,7 +129,7 @@ export class Transformer {
     const common = { activation: config.hidden_act, bf16 };
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
-      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }).output;
+      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept });
     }
     const { output, balanceLoss, usage } = mixtureLayer(
       tape,
@@ -156,7 +156,7 @@ export class Transformer {
     if (config.shared_expert_intermediate_size === 0) return output;
     const kept = config.shared_expert_intermediate_size;
     const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
-    return add(tape, output, shared.output);
+    return add(tape, output, shared);
   }
 
   /** Gives all memory back. */

@@ -2,9 +2,10 @@
 // Letters: R rows grouped by expert, D width, E experts, F expert width, K neurons kept.
 
 import type { Activation } from "../kernels/activation.ts";
-import { groupedLinear, linear, neuronTopK } from "../tensor/ops.ts";
+import { groupedLinear, linear, type NeuronScore, neuronTopK } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { Routing } from "./router.ts";
 
 export interface ExpertOptions {
   /** K: neurons kept per row; equal to the width, nothing is dropped. */
@@ -24,27 +25,29 @@ export interface ExpertWeights {
 }
 
 export interface ExpertOutput {
-  /** [R, D] */
+  /** Weighted by the router: [R, D]. */
   readonly output: Tensor;
-  /** W_gate x before the activation: [R, F]. */
-  readonly gate: Tensor;
-  /** The kept sets as bits: [R, ceil(F / 32)]. */
-  readonly keep: Tensor;
+  /** Rows of each expert that keep each neuron, and the sums of their scores: [E, F], if asked for. */
+  readonly balance?: { readonly usage: Tensor; readonly scores: Tensor };
 }
 
-/** All experts on their rows x_RD, rows of expert e from offsets_E1[e] on. */
+/** All experts on their rows x_RD, each row's result times its router weight. `score`: how neurons are scored, if at all. */
 export function experts(
   tape: Tape,
   x: Tensor,
-  offsets: Tensor,
+  { offsets, weights: routerWeights, slotOfRow }: Routing,
   weights: ExpertWeights,
   { kept, activation, bf16 }: ExpertOptions,
+  score?: NeuronScore,
 ): ExpertOutput {
   const gate = groupedLinear(tape, x, weights.gate, offsets, bf16);
   const up = groupedLinear(tape, x, weights.up, offsets, bf16);
-  const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);
+  // A factor of the sum over neurons: on the hidden values it costs less than on the wider output.
+  const routed = { weights: routerWeights, slotOfRow };
+  const scored = score && { ...score, offsets };
+  const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, routed, scored });
   const output = groupedLinear(tape, hidden, weights.down, offsets, bf16);
-  return { output, gate, keep };
+  return { output, ...(score && { balance: { usage, scores } }) };
 }
 
 export interface DenseWeights {
@@ -56,16 +59,15 @@ export interface DenseWeights {
   readonly down: Tensor;
 }
 
-/** The same for one expert that every row of x_TD visits: dense layers and shared experts. */
+/** The same for one expert that every row of x_TD visits, unweighted: dense layers and shared experts. */
 export function denseExpert(
   tape: Tape,
   x: Tensor,
   weights: DenseWeights,
-  options: ExpertOptions,
-): ExpertOutput {
-  const { kept, activation, bf16 } = options;
+  { kept, activation, bf16 }: ExpertOptions,
+): Tensor {
   const gate = linear(tape, x, weights.gate, bf16);
   const up = linear(tape, x, weights.up, bf16);
-  const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);
-  return { output: linear(tape, hidden, weights.down, bf16), gate, keep };
+  const { hidden } = neuronTopK(tape, gate, up, { kept, activation });
+  return linear(tape, hidden, weights.down, bf16);
 }

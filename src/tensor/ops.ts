@@ -98,39 +98,15 @@ export interface RowMap {
 export function dispatch(tape: Tape, x: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
   const [tokens, width] = x.shape;
   const active = rowOfSlot.size / tokens;
-  const inputs = { x, rowOfSlot, slotOfRow };
-  return tape.call(k.dispatch, inputs, { tokens, active, width }, { y: [tokens * active, width] }).y;
+  const params = { tokens, active, width, accumulate: 0 };
+  return tape.call(k.dispatch, { x, rowOfSlot, slotOfRow }, params, { y: [tokens * active, width] }).y;
 }
 
-/** Rows x_RD weighted by weights_TA and added up per token: [T, D]. */
-export function combine(tape: Tape, x: Tensor, weights: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
-  const [tokens, active] = weights.shape;
-  const [, width] = x.shape;
-  const inputs = { x, weights, rowOfSlot, slotOfRow };
-  return tape.call(k.combine, inputs, { tokens, active, width }, { y: [tokens, width] }).y;
-}
-
-/** hidden_RF = act(gate_RF) * up_RF for the `kept` neurons of largest |act(gate)| per row; keep_RW as bits. */
-export function neuronTopK(tape: Tape, gate: Tensor, up: Tensor, kept: number, activation: Activation) {
-  const [rows, width] = gate.shape;
-  const params = { rows, width, kept, activation: activations[activation] };
-  return tape.call(k.neuronTopK, { gate, up }, params, {
-    hidden: gate.shape,
-    keep: [rows, keepWords(width)],
-  });
-}
-
-/** How many rows of each expert keep each neuron: usage_EF. */
-export function neuronUsage(tape: Tape, keep: Tensor, offsets: Tensor, width: number): Tensor {
-  const groups = offsets.size - 1;
-  const params = { groups, rows: keep.shape[0], width, accumulate: 0 };
-  return tape.run(k.neuronUsage, { keep, offsets }, params, { usage: [groups, width] }).usage;
-}
-
-/** Switch-style loss over experts from probs_TE: one number, 1 when balanced. */
-export function expertBalance(tape: Tape, probs: Tensor, offsets: Tensor, active: number): Tensor {
-  const [tokens, experts] = probs.shape;
-  return tape.call(k.expertBalance, { probs, offsets }, { tokens, experts, active }, { loss: [1] }).loss;
+/** Rows x_RD added up per token: [T, D]. */
+export function combine(tape: Tape, x: Tensor, tokens: number, { rowOfSlot, slotOfRow }: RowMap): Tensor {
+  const [rows, width] = x.shape;
+  const params = { tokens, active: rows / tokens, width, accumulate: 0 };
+  return tape.call(k.combine, { x, rowOfSlot, slotOfRow }, params, { y: [tokens, width] }).y;
 }
 
 /** How the score of a neuron enters its balance loss (docs: src/mone/README.md). */
@@ -141,25 +117,63 @@ export interface NeuronScore {
   readonly masked: "all" | "topk";
 }
 
-/** NG-LBL of gate_RF with the kept sets and their usage: one number. */
+export interface TopKOptions {
+  /** K: neurons kept per row. */
+  readonly kept: number;
+  readonly activation: Activation;
+  /** Multiply the hidden values of row r by weights_TA[slotOfRow_R[r]]. */
+  readonly routed?: { readonly weights: Tensor; readonly slotOfRow: Tensor };
+  /** Count the kept neurons and add up scores, over the rows of each expert. */
+  readonly scored?: NeuronScore & { readonly offsets: Tensor };
+}
+
+/**
+ * hidden_RF = act(gate_RF) * up_RF for the `kept` neurons of largest |act(gate)| per row; keep_RW as bits; usage_EF and
+ * scores_EF, empty unless `scored`.
+ */
+export function neuronTopK(tape: Tape, gate: Tensor, up: Tensor, options: TopKOptions) {
+  const { kept, activation, routed, scored } = options;
+  const [rows, width] = gate.shape;
+  const groups = scored ? scored.offsets.size - 1 : 0;
+  const none = () => tape.allocate("u32", [0]);
+  return tape.call(
+    k.neuronTopK,
+    {
+      gate,
+      up,
+      weights: routed?.weights ?? tape.allocate("f32", [0]),
+      slotOfRow: routed?.slotOfRow ?? none(),
+      offsets: scored?.offsets ?? none(),
+    },
+    {
+      rows,
+      width,
+      kept,
+      activation: activations[activation],
+      weighted: routed ? 1 : 0,
+      scored: scored ? 1 : 0,
+      groups,
+      normalise: scored?.normalise === "l1" ? 1 : 0,
+      masked: scored?.masked === "topk" ? 1 : 0,
+    },
+    { hidden: gate.shape, keep: [rows, keepWords(width)], usage: [groups, width], scores: [groups, width] },
+  );
+}
+
+/** Switch-style loss over experts from probs_TE: one number, 1 when balanced. */
+export function expertBalance(tape: Tape, probs: Tensor, offsets: Tensor, active: number): Tensor {
+  const [tokens, experts] = probs.shape;
+  return tape.call(k.expertBalance, { probs, offsets }, { tokens, experts, active }, { loss: [1] }).loss;
+}
+
+/** NG-LBL from the scores_EF and usage_EF of neuronTopK: one number. */
 export function neuronBalance(
   tape: Tape,
-  { gate, keep, offsets, usage }: { gate: Tensor; keep: Tensor; offsets: Tensor; usage: Tensor },
+  { scores, usage, offsets }: { scores: Tensor; usage: Tensor; offsets: Tensor },
   kept: number,
-  activation: Activation,
-  score: NeuronScore,
 ): Tensor {
-  const [rows, width] = gate.shape;
-  const params = {
-    groups: offsets.size - 1,
-    rows,
-    width,
-    kept,
-    activation: activations[activation],
-    normalise: score.normalise === "l1" ? 1 : 0,
-    masked: score.masked === "topk" ? 1 : 0,
-  };
-  return tape.call(k.neuronBalance, { gate, keep, offsets, usage }, params, { loss: [1] }).loss;
+  const [groups, width] = scores.shape;
+  return tape.call(k.neuronBalance, { scores, usage, offsets }, { groups, width, kept }, { loss: [1] }).loss;
 }
 
 /** Mean cross entropy of softmax(hidden_TD weight_VD^T) at targets_T, and the loss of each token. */

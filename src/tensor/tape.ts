@@ -175,6 +175,7 @@ export class Tape {
       const context: GradientContext<DeviceBuffer, BufferDecls, ParamDecls> = {
         params,
         value: (name) => tensors[name].buffer,
+        flows: (name) => (gradients.has(tensors[name]) ? 1 : 0),
         grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
         target: (name) => target(name).buffer,
         accumulate: (name) => target(name).accumulate,
