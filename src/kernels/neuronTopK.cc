@@ -58,41 +58,39 @@ struct Threshold {
 };
 
 /**
- * Finds thresholds of rows that resemble each other up to their scale: the K-th largest magnitude is expected at a
- * multiple of the row's mean that earlier rows have taught, and is looked for in a band around it.
+ * Finds thresholds of rows that resemble each other up to their scale: each search begins at the share of the row's sum
+ * where the earlier ones ended.
  */
 class ThresholdSearch {
  public:
   /**
    * The threshold that keeps `kept` of the row's values, 1 <= kept < width. NaN counts as the largest.
-   * `total`: the sum of the row's magnitudes, only to begin near the threshold.
+   * `total`: the sum of the row's magnitudes, which only says where to begin.
    */
   Threshold find(const float* row, int64_t width, int64_t kept, float total) {
     // The K-th largest key is in (floor, ceiling]; (low, high] is the band of it that is looked at.
     int64_t floor = -1, ceiling = INT32_MAX, reach = reach_;
-    const int64_t centre = bitsOf(share_ * total) & INT32_MAX;
+    const int64_t centre = keyOf(share_ * total);
     int64_t low = std::max(centre - reach, floor), high = std::min(centre + reach, ceiling);
     for (;;) {
       gather(row, width, int32_t(low), int32_t(high));
       const int64_t rank = kept - above_;  // of the K-th largest key among those in the band
       if (rank > 0 && rank <= inside_) {
         if (inside_ <= kCandidates || high - low == 1) {
-          const Threshold found = inside_ <= kCandidates ? choose(rank) : Threshold{int32_t(high), rank};
-          learn(found.key, total);
+          const Threshold found = choose(low, high, rank);
+          const float share = valueOf(found.key) / total;
+          if (share > 0 && share < 1) share_ += (share - share_) / 4;  // not for NaN
+          reach_ -= reach_ / 16;
           return found;
         }
-        // Keys are spread evenly at this scale, more or less; where they are not, the next band misses and widens.
         floor = low;
         ceiling = high;
-        const int64_t width = high - low, probe = high - width * rank / inside_;
-        reach = std::max<int64_t>(1, width / 4 * kCandidates / inside_);
-        low = std::max(probe - reach, floor);
-        high = std::min(probe + reach, ceiling);
+        low += (high - low) / 2;
         reach_ -= reach_ / 2;
         continue;
       }
       reach = std::min(reach * 4, kAllKeys);  // a row of equal magnitudes is missed many times
-      reach_ = std::min(reach_ + reach_ / 4, kAllKeys);
+      reach_ = std::min(reach_ + reach_ / 2, kAllKeys);
       if (rank <= 0) {
         floor = low = high;
         high = std::min(low + reach, ceiling);
@@ -104,13 +102,7 @@ class ThresholdSearch {
   }
 
  private:
-  static constexpr int64_t kCandidates = 32, kAllKeys = INT32_MAX;
-
-  static int32_t bitsOf(float x) {
-    int32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-  }
+  static constexpr int64_t kCandidates = 256, kAllKeys = INT32_MAX;
 
   /** Counts the keys above the band and those inside, and collects the latter as long as there is room. */
   void gather(const float* row, int64_t width, int32_t low, int32_t high) {
@@ -128,45 +120,52 @@ class ThresholdSearch {
     });
     above_ = allAbove;
     inside_ = allInside;
+    const vi none = vi{} - 1;
+    std::memcpy(next, &none, sizeof none);  // no key is below: completes the last vector
   }
 
-  /** The threshold at the rank-th largest of the candidates: every one is compared with every other, without branches. */
-  Threshold choose(int64_t rank) {
-    constexpr int kVectors = kCandidates / kLanes;
-    vi keys[kVectors], above[kVectors] = {}, lane;
-    for (int l = 0; l < kLanes; l++) lane[l] = l;
-    for (int v = 0; v < kVectors; v++) {
-      std::memcpy(&keys[v], candidates_ + v * kLanes, sizeof keys[v]);
-      keys[v] = lane + v * kLanes < int32_t(inside_) ? keys[v] : vi{} - 1;  // no key is below
-      std::memcpy(candidates_ + v * kLanes, &keys[v], sizeof keys[v]);
+  /** The threshold at the rank-th largest of the candidates, all of which are in (low, high]. */
+  Threshold choose(int64_t low, int64_t high, int64_t rank) {
+    const int64_t spacing = (high - low) / inside_ + 1;
+    int64_t probe = high - rank * spacing, tooFew = 0;
+    for (int step = 1; high - low > 1; step++) {
+      // Halving bounds the number of steps, however the candidates are distributed.
+      if (probe <= low || probe >= high || step % 8 == 0) probe = low + (high - low) / 2;
+      const int64_t above = candidatesAbove(int32_t(probe));
+      if (above == rank) return {int32_t(probe), 0};
+      if (above > rank) {
+        low = probe;
+      } else {
+        high = probe;
+        tooFew = above;
+      }
+      probe += (above - rank) * spacing;
     }
-    for (int64_t i = 0; i < inside_; i++)
-      for (int v = 0; v < kVectors; v++) above[v] -= candidates_[i] > keys[v];
-    // The smallest of those that fewer than `rank` are above. If none equals it, the bound below it needs no ties.
-    vi smallest = vi{} + INT32_MAX;
-    for (int v = 0; v < kVectors; v++) {
-      const vi key = above[v] < int32_t(rank) ? keys[v] : vi{} + INT32_MAX;
-      smallest = key < smallest ? key : smallest;
-    }
-    const int32_t key = minimum(smallest);
-    int64_t larger = 0, atLeast = 0;
-    for (int v = 0; v < kVectors; v++) {
-      larger += __builtin_popcount(bitsAbove(keys[v], key - vi{}));
-      atLeast += __builtin_popcount(bitsAbove(keys[v], key - 1 - vi{}));
-    }
-    return atLeast == rank ? Threshold{key - 1, 0} : Threshold{key, rank - larger};
+    return {int32_t(high), rank - tooFew};
   }
 
-  /** Moves share and reach so that the next rows are found in one pass, with few candidates. */
-  void learn(int32_t key, float total) {
-    float found;
-    std::memcpy(&found, &key, sizeof found);
-    const float share = found / total;
-    if (share > 0 && share < 1) share_ += (share - share_) / 8;  // not for NaN
-    if (inside_ > kCandidates / 2) reach_ -= reach_ / 16;
+  int64_t candidatesAbove(int32_t key) const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < inside_; i += kLanes) {
+      vi keys;
+      std::memcpy(&keys, candidates_ + i, sizeof keys);
+      count += __builtin_popcount(bitsAbove(keys, key - vi{}));
+    }
+    return count;
   }
 
-  /** The K-th largest magnitude as a share of the row's sum, and how far from there to look at first. */
+  static int32_t keyOf(float x) {
+    int32_t key;
+    std::memcpy(&key, &x, sizeof key);
+    return key & INT32_MAX;
+  }
+  static float valueOf(int32_t key) {
+    float x;
+    std::memcpy(&x, &key, sizeof x);
+    return x;
+  }
+
+  /** The K-th largest magnitude of earlier rows as a share of their sum, and how far from there to look at first. */
   float share_ = 0.005f;
   int64_t reach_ = 0x800000;  // a power of two
   int64_t above_ = 0, inside_ = 0;
@@ -289,22 +288,34 @@ class ExpertSums {
 KERNEL(neuronTopK) {
   withActivation(a.activation, [&](auto activation) {
     const auto eachRow = [&](int64_t begin, int64_t end, ThresholdSearch& search, auto scores) {
-      for (int64_t r = begin; r < end; r++) {
-        const float* gate = a.gate + r * a.width;
-        float* hidden = a.hidden + r * a.width;
-        vf totals{};
-        eachVector(a.width, [&](int64_t j, auto lanes) {
-          const vf value = activation.value(lanes.get(gate + j));
-          lanes.put(hidden + j, value);
-          totals += a.width - j < kLanes ? keepLanes(firstBits(a.width - j), vabs(value)) : vabs(value);
-        });
-        const float total = sum(totals);
+      // A few rows at a time: where a search begins depends on the row's sum, which is long known by then.
+      constexpr int64_t kRows = 4;
+      const bool selects = a.kept < a.width;
+      const int64_t width = a.width, words = keepWords(width);
+      for (int64_t first = begin; first < end; first += kRows) {
+        const int64_t rows = std::min(kRows, end - first);
+        const float *gate = a.gate + first * width, *up = a.up + first * width;
+        float* hidden = a.hidden + first * width;
+        float totals[kRows];
+        for (int64_t r = 0; r < rows; r++) {
+          vf sums{};
+          eachVector(width, [&](int64_t j, auto lanes) {
+            const vf value = activation.value(lanes.get(gate + r * width + j));
+            lanes.put(hidden + r * width + j, value);
+            sums += width - j < kLanes ? keepLanes(firstBits(width - j), vabs(value)) : vabs(value);
+          });
+          totals[r] = selects || a.scored ? sum(sums) : 0;
+        }
         // With K = F every key is above -1: the same arithmetic, without a search.
-        const Threshold threshold = a.kept < a.width ? search.find(hidden, a.width, a.kept, total) : Threshold{-1, 0};
-        if constexpr (std::is_same_v<decltype(scores), ScoreSums>)
-          scores.factor = a.normalise && total != 0 ? 1 / total : 1;  // a row of zeros has no scores
-        keepAbove(threshold, a.up + r * a.width, a.weighted ? a.weights[a.slotOfRow[r]] : 1.0f, hidden,
-                  a.keep + r * keepWords(a.width), a.width, scores);
+        Threshold thresholds[kRows];
+        for (int64_t r = 0; r < rows; r++)
+          thresholds[r] = selects ? search.find(hidden + r * width, width, a.kept, totals[r]) : Threshold{-1, 0};
+        for (int64_t r = 0; r < rows; r++) {
+          if constexpr (std::is_same_v<decltype(scores), ScoreSums>)
+            scores.factor = a.normalise && totals[r] != 0 ? 1 / totals[r] : 1;  // a row of zeros has no scores
+          keepAbove(thresholds[r], up + r * width, a.weighted ? a.weights[a.slotOfRow[first + r]] : 1.0f, hidden + r * width,
+                    a.keep + (first + r) * words, width, scores);
+        }
       }
     };
     if (!a.scored) {
