@@ -33,6 +33,7 @@ function runRule(
     flows: () => 1,
     target: (name) => targets[name],
     accumulate: () => accumulate,
+    scratch: (length) => new Float64Array(length).fill(77),
     run: (other, buffers, params) =>
       other.reference(buffers as Parameters<typeof other.reference>[0], params),
   };

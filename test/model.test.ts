@@ -191,7 +191,7 @@ test("a kernel without a gradient rule cannot be recorded", () => {
   const x = tape.constant(new Float32Array(4), [4]);
   const total = { total: [1] };
   // @ts-expect-error: sumSquares has no gradient rule, so `call` refuses it.
-  tape.call(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total);
+  assert.throws(() => tape.call(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total), /no gradient/);
   // @ts-expect-error: it reads floats, so it is no bookkeeping kernel either.
   tape.run(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total);
   assert.throws(

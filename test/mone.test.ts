@@ -69,7 +69,7 @@ for (const { name: backendName, open } of allBackends) {
           ? backend.read(parameter.gradient!.buffer, 0, parameter.size)
           : new Float32Array(parameter.size);
       const clear = () => {
-        for (const parameter of Object.values(weights)) parameter.clearGradient();
+        for (const parameter of Object.values(weights)) parameter.clearGradient(backend);
       };
       const near = (actual: ArrayLike<number>, golden: string, limit: number, relative = false) => {
         const wanted = file.readFloat32(golden);

@@ -1,22 +1,22 @@
-// Memory of the backends that live in the host's own address space (reference, cpu): typed arrays with a pool, so
+// Memory of the backends that live in the host's own address space (reference, cpu): typed arrays in an arena, so
 // that a training step finds the memory of the previous one instead of asking the system for it again.
 
 import type { DType } from "../kernels/kernel.ts";
+import { Arena, type Block } from "./arena.ts";
 import type { DeviceBuffer, HostArray } from "./backend.ts";
 
 export interface HostBuffer extends DeviceBuffer {
   readonly array: Float32Array | Uint32Array;
+  readonly block: Block;
 }
 
 export class HostMemory {
-  readonly #allocateBytes: (bytes: number) => ArrayBuffer;
-  /** Free memory by size class. */
-  readonly #free = new Map<number, ArrayBuffer[]>();
+  readonly #arena: Arena;
   readonly #live = new Set<HostBuffer>();
   #bytesInUse = 0;
 
   constructor(allocateBytes: (bytes: number) => ArrayBuffer) {
-    this.#allocateBytes = allocateBytes;
+    this.#arena = new Arena(allocateBytes);
   }
 
   get bytesInUse(): number {
@@ -24,12 +24,13 @@ export class HostMemory {
   }
 
   allocate(dtype: DType, length: number): HostBuffer {
-    const bytes = sizeClass(4 * length);
-    const memory = this.#free.get(bytes)?.pop() ?? this.#allocateBytes(bytes);
-    const array = dtype === "f32" ? new Float32Array(memory, 0, length) : new Uint32Array(memory, 0, length);
-    const buffer: HostBuffer = { dtype, length, array };
+    const block = this.#arena.take(4 * length);
+    const { chunk, offset } = block;
+    const array =
+      dtype === "f32" ? new Float32Array(chunk, offset, length) : new Uint32Array(chunk, offset, length);
+    const buffer: HostBuffer = { dtype, length, array, block };
     this.#live.add(buffer);
-    this.#bytesInUse += bytes;
+    this.#bytesInUse += block.bytes;
     return buffer;
   }
 
@@ -37,11 +38,8 @@ export class HostMemory {
     const host = buffer as HostBuffer;
     if (!this.#live.delete(host))
       throw new Error("a buffer was freed twice, or by a backend that did not make it");
-    const memory = host.array.buffer as ArrayBuffer;
-    this.#bytesInUse -= memory.byteLength;
-    const list = this.#free.get(memory.byteLength);
-    if (list) list.push(memory);
-    else this.#free.set(memory.byteLength, [memory]);
+    this.#bytesInUse -= host.block.bytes;
+    this.#arena.give(host.block);
   }
 
   /** The array behind a buffer; throws if the buffer was freed. */
@@ -64,15 +62,8 @@ export class HostMemory {
   }
 
   close(): void {
-    this.#free.clear();
+    this.#arena.clear();
     this.#live.clear();
     this.#bytesInUse = 0;
   }
-}
-
-/** Sizes are rounded up by at most 1/8, so that buffers of nearly equal length share memory. */
-function sizeClass(bytes: number): number {
-  if (bytes <= 4096) return Math.max(64, 2 ** Math.ceil(Math.log2(bytes)));
-  const step = 2 ** Math.floor(Math.log2(bytes - 1)) / 8;
-  return Math.ceil(bytes / step) * step;
 }

@@ -53,6 +53,8 @@ export interface GradientContext<Ref, B extends BufferDecls, P extends ParamDecl
   target(input: keyof B & string): Ref;
   /** 1 if the target already holds a part of the gradient, to be added to; 0 if it must be overwritten. */
   accumulate(input: keyof B & string): 0 | 1;
+  /** Memory for `length` floats with undefined content, until the rule ends. */
+  scratch(length: number): Ref;
   /** Runs another kernel. */
   run<B2 extends BufferDecls, P2 extends ParamDecls>(
     kernel: Kernel<string, B2, P2>,

@@ -80,7 +80,7 @@ export class Transformer {
     let x = embedding(tape, ids, this.parameter("model.embed_tokens.weight"));
     for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
       x = tape.scope(() => {
-        const attended = add(tape, x, this.#attention(tape, layer, x, positions, options));
+        const attended = tape.scope(() => add(tape, x, this.#attention(tape, layer, x, positions, options)));
         return add(tape, attended, this.#feedForward(tape, layer, attended, options, layers));
       });
     }
@@ -163,7 +163,7 @@ export class Transformer {
   close(): void {
     for (const parameter of this.parameters.values()) {
       this.backend.free(parameter.buffer);
-      if (parameter.gradient) this.backend.free(parameter.gradient.buffer);
+      parameter.clearGradient(this.backend);
     }
     this.backend.free(this.#ropeTable.buffer);
   }

@@ -31,21 +31,24 @@ export interface ExpertOutput {
   readonly balance?: { readonly usage: Tensor; readonly scores: Tensor };
 }
 
-/** All experts on their rows x_RD, each row's result times its router weight. `score`: how neurons are scored, if at all. */
+/**
+ * All experts on the tokens x_TD that the router sends them, each row's result times its router weight. `score`: how
+ * neurons are scored, if at all.
+ */
 export function experts(
   tape: Tape,
   x: Tensor,
-  { offsets, weights: routerWeights, slotOfRow }: Routing,
+  routing: Routing,
   weights: ExpertWeights,
   { kept, activation, bf16 }: ExpertOptions,
   score?: NeuronScore,
 ): ExpertOutput {
-  const gate = groupedLinear(tape, x, weights.gate, offsets, bf16);
-  const up = groupedLinear(tape, x, weights.up, offsets, bf16);
-  // A factor of the sum over neurons: on the hidden values it costs less than on the wider output.
-  const routed = { weights: routerWeights, slotOfRow };
+  const { offsets } = routing;
+  const gate = groupedLinear(tape, x, weights.gate, offsets, bf16, routing);
+  const up = groupedLinear(tape, x, weights.up, offsets, bf16, routing);
   const scored = score && { ...score, offsets };
-  const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, routed, scored });
+  // The router's weight is a factor of the sum over neurons: on the hidden values it costs next to nothing.
+  const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, routed: routing, scored });
   const output = groupedLinear(tape, hidden, weights.down, offsets, bf16);
   return { output, ...(score && { balance: { usage, scores } }) };
 }

@@ -1,7 +1,7 @@
-// One mixture-of-experts layer, MoE (K = F) or MoNE (K < F): route, dispatch, experts, combine; and what its balance
+// One mixture-of-experts layer, MoE (K = F) or MoNE (K < F): route, experts, combine; and what its balance
 // is. Everything a caller may want comes back as a value; nothing is left in module state.
 
-import { combine, dispatch } from "../tensor/ops.ts";
+import { combine } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type ExpertOptions, type ExpertWeights, experts } from "./expert.ts";
@@ -42,9 +42,8 @@ export function mixtureLayer(
 ): LayerOutput {
   const routing = route(tape, x, weights.router, options.active, options.normaliseWeights);
   const { kept, balance, neuronScore } = options;
-  const rows = dispatch(tape, x, routing);
   const score = balance && kept < weights.gate.shape[1] ? neuronScore : undefined;
-  const expert = experts(tape, rows, routing, weights, options, score);
+  const expert = experts(tape, x, routing, weights, options, score);
   const output = combine(tape, expert.output, x.shape[0], routing);
   return {
     output,

@@ -30,12 +30,25 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bf16: boolean): Tensor 
   return tape.call(k.linear, { x, w }, params, { y: [m, n] }).y;
 }
 
-/** x_RK w_ENK[e]^T for the rows offsets_E1[e]..offsets_E1[e + 1] of each expert: [R, N]. */
-export function groupedLinear(tape: Tape, x: Tensor, w: Tensor, offsets: Tensor, bf16: boolean): Tensor {
-  const [rows] = rowsAndWidth(x);
+/**
+ * x_RK w_ENK[e]^T for the rows offsets_E1[e]..offsets_E1[e + 1] of each expert: [R, N]. With `map`, x is x_TK and its
+ * tokens are gathered for their experts' rows.
+ */
+export function groupedLinear(
+  tape: Tape,
+  x: Tensor,
+  w: Tensor,
+  offsets: Tensor,
+  bf16: boolean,
+  map?: RowMap,
+): Tensor {
+  const [inputs] = rowsAndWidth(x);
   const [groups, n, kk] = w.shape;
-  const params = { groups, rows, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0 };
-  return tape.call(k.groupedLinear, { x, w, offsets }, params, { y: [rows, n] }).y;
+  const rows = map ? map.slotOfRow.size : inputs;
+  const active = map ? rows / inputs : 0;
+  const { slotOfRow, rowOfSlot } = map ?? { slotOfRow: offsets, rowOfSlot: offsets }; // not read
+  const params = { groups, rows, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0, active };
+  return tape.call(k.groupedLinear, { x, w, offsets, slotOfRow, rowOfSlot }, params, { y: [rows, n] }).y;
 }
 
 /** RMSNorm over rows of weight's width; the shape of x stays. */
@@ -92,14 +105,6 @@ export function groupByExpert(tape: Tape, ids: Tensor, experts: number) {
 export interface RowMap {
   readonly rowOfSlot: Tensor;
   readonly slotOfRow: Tensor;
-}
-
-/** x_TD copied to the rows of each token's experts: [R, D]. */
-export function dispatch(tape: Tape, x: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
-  const [tokens, width] = x.shape;
-  const active = rowOfSlot.size / tokens;
-  const params = { tokens, active, width, accumulate: 0 };
-  return tape.call(k.dispatch, { x, rowOfSlot, slotOfRow }, params, { y: [tokens * active, width] }).y;
 }
 
 /** Rows x_RD added up per token: [T, D]. */
