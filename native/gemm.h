@@ -44,7 +44,13 @@ struct Product {
   const void* b;
   float* c;
   int64_t m, n, k;
+  // Where one operand's rows are gathered (Gather): row r is row slots[r] / active of its memory.
+  const uint32_t* slots = nullptr;
+  int64_t active = 0;
 };
+
+/** Whether the rows of an operand lie in order, or where Product::slots says: of A [m, k], or of B [k, n]. */
+enum class Gather { none, rowsOfA, rowsOfB };
 
 /** How A and B lie: along the inner index, or across it; and what B's elements are. */
 template <bool kAAlongInner, bool kBAlongInner, class BElement = float>
@@ -64,7 +70,15 @@ struct Task {
   int64_t row, rows, column, columns;
 };
 
-template <class Kernel, class Operands>
+/** Copies `width` floats, from element `first` on, of the rows `row`.. that the product's slots name, next to each other. */
+static inline void gatherRows(float* to, const Product& product, const float* data, int64_t stride, int64_t row,
+                              int64_t rows, int64_t first, int64_t width) {
+  const uint32_t active = uint32_t(product.active);
+  for (int64_t r = 0; r < rows; r++)
+    copyFloats(to + r * width, data + product.slots[row + r] / active * stride + first, width);
+}
+
+template <class Kernel, class Operands, Gather kGather>
 static void runTask(const Task& task, bool accumulate) {
   using Format = typename Kernel::Format;
   constexpr int64_t kDepth = kDepthUnits * Format::kDepth, kChunkRows = kChunkPanels * Kernel::kPanelRows;
@@ -76,7 +90,10 @@ static void runTask(const Task& task, bool accumulate) {
 
   const auto a = Operands::a(product);
   const auto b = Operands::b(product);
-  float* packedA = static_cast<float*>(threadScratch(0, 4 * kChunkRows * kDepthUnits));
+  // Gathered rows go through a copy of what one panel takes: small enough for the first level cache, or the second.
+  constexpr int64_t kGathered = kGather == Gather::none ? 0 : std::max<int64_t>(Kernel::kPanelRows, kPanelColumns) * kDepth;
+  float* packedA = static_cast<float*>(threadScratch(0, 4 * (kChunkRows * kDepthUnits + kGathered)));
+  [[maybe_unused]] float* gathered = packedA + kChunkRows * kDepthUnits;
   float* packedB = static_cast<float*>(threadScratch(1, 4 * kTaskColumns * kDepthUnits));
   [[maybe_unused]] typename Kernel::Session session;
   for (int64_t inner = 0; inner < product.k; inner += kDepth) {
@@ -84,12 +101,28 @@ static void runTask(const Task& task, bool accumulate) {
     const int64_t units = paddedUnits<Format>(inners);
     for (int64_t i = 0; i < task.rows; i += kChunkRows) {
       const int64_t rows = task.rows - i < kChunkRows ? task.rows - i : kChunkRows;
-      packA<Format, Kernel::kPanelRows>(packedA, a, task.row + i, rows, inner, inners);
+      if constexpr (kGather == Gather::rowsOfA) {
+        for (int64_t r = 0; r < rows; r += Kernel::kPanelRows) {
+          const int64_t high = std::min<int64_t>(rows - r, Kernel::kPanelRows);
+          gatherRows(gathered, product, product.a, product.k, task.row + i + r, high, inner, inners);
+          packA<Format, Kernel::kPanelRows>(packedA + r * units, Operand<true>{gathered, inners}, 0, high, 0, inners);
+        }
+      } else {
+        packA<Format, Kernel::kPanelRows>(packedA, a, task.row + i, rows, inner, inners);
+      }
       for (int64_t j = 0; j < task.columns; j += kPanelColumns) {
         // A panel that only one chunk uses need not be kept.
         float* panel = task.rows <= kChunkRows ? packedB : packedB + j * units;
         const int64_t columns = task.columns - j;
-        if (i == 0) packB<Format>(panel, b, task.column + j, columns, inner, inners);
+        if (i == 0) {
+          if constexpr (kGather == Gather::rowsOfB) {
+            const int64_t width = std::min<int64_t>(columns, kPanelColumns);
+            gatherRows(gathered, product, static_cast<const float*>(product.b), product.n, inner, inners, task.column + j, width);
+            packB<Format>(panel, Operand<false>{gathered, width}, 0, width, 0, inners);
+          } else {
+            packB<Format>(panel, b, task.column + j, columns, inner, inners);
+          }
+        }
         Kernel::multiply(units, packedA, rows, panel, c + i * stride + j, stride, columns, accumulate || inner > 0);
       }
     }
@@ -100,7 +133,7 @@ static void runTask(const Task& task, bool accumulate) {
  * C (+)= A B for every product; all have the same n. Sorts `products` by size. Uses slots 0, 1 and 3 of the
  * scratch memory.
  */
-template <class Operands>
+template <class Operands, Gather kGather = Gather::none>
 static void multiply(Product* products, int64_t count, bool accumulate, bool bf16) {
   if (count == 0) return;
   // The largest first, so that the tasks that end last are small.
@@ -136,8 +169,8 @@ static void multiply(Product* products, int64_t count, bool accumulate, bool bf1
 
   parallelRange(taskCount, alone ? taskCount : 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      if (bf16) runTask<Bf16Product, Operands>(tasks[i], accumulate);
-      else runTask<F32Product, Operands>(tasks[i], accumulate);
+      if (bf16) runTask<Bf16Product, Operands, kGather>(tasks[i], accumulate);
+      else runTask<F32Product, Operands, kGather>(tasks[i], accumulate);
     }
   });
 }

@@ -30,8 +30,10 @@ function runRule(
     params: sample.params,
     value: (name) => values[name],
     grad: (name) => outputGrads[name],
+    flows: () => 1,
     target: (name) => targets[name],
     accumulate: () => accumulate,
+    scratch: (length) => new Float64Array(length).fill(77),
     run: (other, buffers, params) =>
       other.reference(buffers as Parameters<typeof other.reference>[0], params),
   };
@@ -70,7 +72,7 @@ for (const kernel of allKernels.filter((k) => k.gradient)) {
         const analytic = runRule(kernel, sample, values, outputGrads, accumulate);
         for (const name of gradient.wrt) {
           const stream = new RandomStream(3, name);
-          for (let probe = 0; probe < PROBES; probe++) {
+          for (let probe = 0; probe < PROBES && inputs[name].length > 0; probe++) {
             const index = stream.integer(probe, inputs[name].length);
             const up = objective(evaluate({ name, index, by: STEP }));
             const down = objective(evaluate({ name, index, by: -STEP }));

@@ -10,7 +10,7 @@ import { catalogue } from "../src/kernels/catalogue.ts";
 import { type ModelConfig, resolveModelConfig } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { Transformer } from "../src/model/transformer.ts";
-import { linear } from "../src/tensor/ops.ts";
+import { linear, neuronTopK } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { forwardLoss } from "../src/train/step.ts";
@@ -120,10 +120,9 @@ test("kept neurons have the same values whatever K is", async () => {
     const tape = new Tape(backend, { recording: false });
     const data = (salt: number) =>
       Float32Array.from({ length: 5 * 70 }, (_, i) => Math.sin(i * 1.7 + salt) * 3);
-    const inputs = { gate: tape.constant(data(0), [5, 70]), up: tape.constant(data(1), [5, 70]) };
+    const [gate, up] = [tape.constant(data(0), [5, 70]), tape.constant(data(1), [5, 70])];
     const hidden = async (kept: number) => {
-      const params = { rows: 5, width: 70, kept, activation: 0 };
-      const out = tape.call(catalogue.neuronTopK, inputs, params, { hidden: [5, 70], keep: [5, 3] });
+      const out = neuronTopK(tape, gate, up, { kept, activation: "silu" });
       return backend.read(out.hidden.buffer, 0, 350);
     };
     const all = await hidden(70);
@@ -192,7 +191,7 @@ test("a kernel without a gradient rule cannot be recorded", () => {
   const x = tape.constant(new Float32Array(4), [4]);
   const total = { total: [1] };
   // @ts-expect-error: sumSquares has no gradient rule, so `call` refuses it.
-  tape.call(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total);
+  assert.throws(() => tape.call(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total), /no gradient/);
   // @ts-expect-error: it reads floats, so it is no bookkeeping kernel either.
   tape.run(catalogue.sumSquares, { x }, { n: 4, accumulate: 0 }, total);
   assert.throws(

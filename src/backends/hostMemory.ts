@@ -1,43 +1,49 @@
-// Memory of the backends that live in the host's own address space (reference, cpu): typed arrays with a pool, so
+// Memory of the backends that live in the host's own address space (reference, cpu): typed arrays in an arena, so
 // that a training step finds the memory of the previous one instead of asking the system for it again.
 
 import { arrayTypes, type DType } from "../kernels/kernel.ts";
+import { Arena, type Block } from "./arena.ts";
 import type { DeviceBuffer, HostArray } from "./backend.ts";
 
 export interface HostBuffer extends DeviceBuffer {
   readonly array: HostArray;
-  /** False for a part of another buffer or of a mapped file, which does not go to the pool. */
-  readonly owned: boolean;
+  /** Where its memory goes when it is freed; absent for a part of another buffer or of a mapped file. */
+  readonly home?: { readonly arena: Arena; readonly block: Block };
 }
-
-type FreeLists = Map<number, ArrayBuffer[]>;
 
 export class HostMemory {
   readonly #allocateBytes: (bytes: number) => ArrayBuffer;
-  /** Free memory by size class. */
-  #free: FreeLists = new Map();
+  #arena: Arena;
   readonly #live = new Set<HostBuffer>();
+  /** Bytes of reserved arenas that no live buffer holds. */
+  #reserved = 0;
   #bytesInUse = 0;
 
   constructor(allocateBytes: (bytes: number) => ArrayBuffer) {
     this.#allocateBytes = allocateBytes;
+    this.#arena = new Arena(allocateBytes);
   }
 
   get bytesInUse(): number {
-    return this.#bytesInUse;
+    return this.#bytesInUse + this.#reserved;
   }
 
   allocate(dtype: DType, length: number): HostBuffer {
     const ArrayType = arrayTypes[dtype];
-    const bytes = sizeClass(ArrayType.BYTES_PER_ELEMENT * length);
-    const memory = this.#free.get(bytes)?.pop() ?? this.#allocateBytes(bytes);
-    this.#bytesInUse += bytes;
-    return this.#register(dtype, new ArrayType(memory, 0, length), true);
+    const arena = this.#arena;
+    const block = arena.take(ArrayType.BYTES_PER_ELEMENT * length);
+    this.#bytesInUse += block.bytes;
+    return this.#register({
+      dtype,
+      length,
+      array: new ArrayType(block.chunk, block.offset, length),
+      home: { arena, block },
+    });
   }
 
   /** A buffer over memory that somebody else owns and keeps while the buffer is in use. */
   adopt(dtype: DType, array: HostArray): HostBuffer {
-    return this.#register(dtype, array, false);
+    return this.#register({ dtype, length: array.length, array });
   }
 
   slice(buffer: DeviceBuffer, offset: number, length: number): HostBuffer {
@@ -47,8 +53,7 @@ export class HostMemory {
     return this.adopt(buffer.dtype, array.subarray(offset, offset + length));
   }
 
-  #register(dtype: DType, array: HostArray, owned: boolean): HostBuffer {
-    const buffer: HostBuffer = { dtype, length: array.length, array, owned };
+  #register(buffer: HostBuffer): HostBuffer {
     this.#live.add(buffer);
     return buffer;
   }
@@ -57,14 +62,9 @@ export class HostMemory {
     const host = buffer as HostBuffer;
     if (!this.#live.delete(host))
       throw new Error("a buffer was freed twice, or by a backend that did not make it");
-    if (host.owned) this.#pool(host.array.buffer as ArrayBuffer);
-  }
-
-  #pool(memory: ArrayBuffer): void {
-    this.#bytesInUse -= memory.byteLength;
-    const list = this.#free.get(memory.byteLength);
-    if (list) list.push(memory);
-    else this.#free.set(memory.byteLength, [memory]);
+    if (!host.home) return;
+    this.#bytesInUse -= host.home.block.bytes;
+    host.home.arena.give(host.home.block);
   }
 
   /** The array behind a buffer; throws if the buffer was freed. */
@@ -87,39 +87,32 @@ export class HostMemory {
   }
 
   /**
-   * Runs `body` on memory that nobody else gets afterwards, so that what it computed can be computed again in the same
-   * place. @returns what gives that memory back. Buffers that are alive after `body` belong to it too.
+   * Runs `body` in an arena of its own, from which nobody else gets memory afterwards, so that what it computed can be
+   * computed again in the same place. @returns what gives that memory back. Buffers that are alive after `body` go with it.
    */
   reserve(body: () => void): () => void {
-    const others = this.#free;
-    const before = new Set(this.#live);
-    const reserved: FreeLists = new Map();
-    this.#free = reserved;
+    const usual = this.#arena;
+    const own = new Arena(this.#allocateBytes);
+    this.#arena = own;
     try {
       body();
     } finally {
-      this.#free = others;
+      this.#arena = usual;
     }
-    for (const list of reserved.values()) {
-      for (const memory of list) this.#bytesInUse += memory.byteLength;
-    }
-    const alive = [...this.#live].filter((buffer) => !before.has(buffer));
+    const alive = [...this.#live].filter(({ home }) => home?.arena === own);
+    const held = alive.reduce((sum, { home }) => sum + (home?.block.bytes ?? 0), 0);
+    const others = own.bytes - held;
+    this.#reserved += others;
     return () => {
       for (const buffer of alive) this.free(buffer);
-      for (const list of reserved.values()) for (const memory of list) this.#pool(memory);
+      this.#reserved -= others;
     };
   }
 
   close(): void {
-    this.#free.clear();
+    this.#arena.clear();
     this.#live.clear();
     this.#bytesInUse = 0;
+    this.#reserved = 0;
   }
-}
-
-/** Sizes are rounded up by at most 1/8, so that buffers of nearly equal length share memory. */
-function sizeClass(bytes: number): number {
-  if (bytes <= 4096) return Math.max(64, 2 ** Math.ceil(Math.log2(bytes)));
-  const step = 2 ** Math.floor(Math.log2(bytes - 1)) / 8;
-  return Math.ceil(bytes / step) * step;
 }

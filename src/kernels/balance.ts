@@ -1,12 +1,11 @@
-// Balance losses over experts and over the neurons inside each expert, and how often neurons are kept.
+// Balance losses over experts and over the neurons inside each expert. The usage and the scores of neurons that the
+// latter is made of come from neuronTopK.ts.
 // Shapes: T tokens, E experts, A experts per token, R = T A rows grouped by expert (offsets), F expert width,
 // K neurons kept. Every loss is one number; the shares f are constants for the gradient.
 // Source: Switch Transformer (Fedus 2021) for the experts; for the neurons the analogous form, our reading of
 // arXiv 2510.05781 (NG-LBL), with the two switches of its open questions: normalise and masked.
 
-import { activate, activateGrad, activations } from "./activation.ts";
-import { defineDifferentiable, defineKernel, type FloatArray } from "./kernel.ts";
-import { isKept, keepWords } from "./neuronTopK.ts";
+import { defineDifferentiable, defineKernel } from "./kernel.ts";
 
 function offsetsOf(counts: readonly number[]): number[] {
   const offsets = [0];
@@ -87,103 +86,6 @@ export const expertBalanceGrad = defineKernel({
   ),
 });
 
-/** The kept sets of random rows, and how often each neuron is kept. */
-function keptSets(counts: readonly number[], width: number, kept: number) {
-  const offsets = offsetsOf(counts);
-  const words = keepWords(width);
-  const keep = new Array<number>(offsets[counts.length] * words).fill(0);
-  const usage = new Array<number>(counts.length * width).fill(0);
-  counts.forEach((count, e) => {
-    for (let r = offsets[e]; r < offsets[e] + count; r++) {
-      for (let n = 0; n < kept; n++) {
-        const j = (n * 3 + r * 5) % width; // 3 and width have no common factor in the samples
-        keep[r * words + (j >>> 5)] = (keep[r * words + (j >>> 5)] | (1 << (j & 31))) >>> 0;
-        usage[e * width + j]++;
-      }
-    }
-  });
-  return { offsets, keep, usage };
-}
-
-const neuronCases = [
-  { name: "4 experts, one empty", counts: [3, 0, 5, 1], width: 10, kept: 3, large: false },
-  { name: "2 experts, 40 neurons", counts: [9, 2], width: 40, kept: 10, large: false },
-  { name: "16 experts x 1024 rows", counts: new Array(16).fill(1024), width: 256, kept: 64, large: true },
-].map(({ counts, large, ...rest }) => ({
-  ...rest,
-  groups: counts.length,
-  rows: counts.reduce((a: number, b: number) => a + b, 0),
-  inputs: keptSets(counts, rest.width, rest.kept),
-  ...(large && { large }),
-}));
-
-export const neuronUsage = defineKernel({
-  name: "neuronUsage",
-  summary: "counts, per expert and neuron, the rows that keep it",
-  buffers: { keep: "in u32", offsets: "in u32", usage: "inout u32" },
-  params: { groups: "int", rows: "int", width: "int", accumulate: "int" },
-  sizes: ({ groups, rows, width }) => ({
-    keep: rows * keepWords(width),
-    offsets: groups + 1,
-    usage: groups * width,
-  }),
-  reference({ keep, offsets, usage }, { groups, width, accumulate }) {
-    for (let e = 0; e < groups; e++) {
-      for (let j = 0; j < width; j++) {
-        let count = accumulate ? usage[e * width + j] : 0;
-        for (let r = offsets[e]; r < offsets[e + 1]; r++) count += isKept(keep, r, j, width) ? 1 : 0;
-        usage[e * width + j] = count;
-      }
-    }
-  },
-  samples: neuronCases.flatMap(({ name, groups, rows, width, inputs, ...rest }) =>
-    [0, 1].map((accumulate) => ({
-      name: `${name}${accumulate ? " add" : ""}`,
-      params: { groups, rows, width, accumulate },
-      inputs,
-      ...("large" in rest && { large: true }),
-    })),
-  ),
-});
-
-/** [normalise, masked, activation] */
-const switches = [
-  [0, 0, activations.silu],
-  [0, 1, activations.silu],
-  [1, 0, activations.silu],
-  [1, 1, activations.silu],
-  [1, 0, activations.gelu],
-  [1, 1, activations.sigmoid],
-];
-
-const neuronSamples = neuronCases.flatMap(({ name, groups, rows, width, kept, inputs, ...rest }) =>
-  ("large" in rest ? [[1, 0, activations.silu]] : switches).map(([normalise, masked, activation]) => ({
-    name: `${name}, ${normalise ? "l1" : "none"}, ${masked ? "topk" : "all"}, activation ${activation}`,
-    params: { groups, rows, width, kept, activation, normalise, masked },
-    inputs,
-    ...("large" in rest && { large: true }),
-  })),
-);
-const neuronParams = {
-  groups: "int",
-  rows: "int",
-  width: "int",
-  kept: "int",
-  activation: "int",
-  normalise: "int",
-  masked: "int",
-} as const;
-
-interface NeuronParams {
-  groups: number;
-  rows: number;
-  width: number;
-  kept: number;
-  activation: number;
-  normalise: number;
-  masked: number;
-}
-
 /** Experts with rows, which the layer's loss averages over. */
 function expertsInUse(offsets: Uint32Array, groups: number): number {
   let count = 0;
@@ -191,40 +93,47 @@ function expertsInUse(offsets: Uint32Array, groups: number): number {
   return count;
 }
 
-/** Sum of |G| over all F neurons of row r, or 1 when scores are not normalised. */
-function scoreScale(gate: FloatArray, r: number, { width, activation, normalise }: NeuronParams): number {
-  if (!normalise) return 1;
-  let total = 0;
-  for (let j = 0; j < width; j++) total += Math.abs(activate(activation, gate[r * width + j]));
-  return total || 1; // a row of zeros has no scores
-}
+const neuronSamples = [
+  { name: "4 experts, one empty", counts: [3, 0, 5, 1], width: 10, kept: 3 },
+  { name: "2 experts, 40 neurons", counts: [9, 2], width: 40, kept: 10 },
+  { name: "no rows at all", counts: [0, 0], width: 5, kept: 2 },
+  {
+    name: "32 experts, 512 neurons",
+    counts: new Array<number>(32).fill(512),
+    width: 512,
+    kept: 128,
+    large: true,
+  },
+].map(({ name, counts, width, kept, ...rest }) => ({
+  name,
+  params: { groups: counts.length, width, kept },
+  inputs: {
+    offsets: offsetsOf(counts),
+    usage: counts.flatMap((count) => Array.from({ length: width }, (_, j) => (count + j * 5) % (count + 1))),
+  },
+  ...rest,
+}));
 
 export const neuronBalance = defineDifferentiable({
   name: "neuronBalance",
   summary:
     "mean over experts with rows of sum_j f_j P_j: f = F/(K T_e) count(kept), P = mean score of the neuron",
-  buffers: { gate: "in f32", keep: "in u32", offsets: "in u32", usage: "in u32", loss: "out f32" },
-  params: neuronParams,
-  sizes: ({ groups, rows, width }) => ({
-    gate: rows * width,
-    keep: rows * keepWords(width),
-    offsets: groups + 1,
+  buffers: { scores: "in f32", usage: "in u32", offsets: "in u32", loss: "out f32" },
+  params: { groups: "int", width: "int", kept: "int" },
+  sizes: ({ groups, width }) => ({
+    scores: groups * width,
     usage: groups * width,
+    offsets: groups + 1,
     loss: 1,
   }),
-  reference({ gate, keep, offsets, usage, loss }, params) {
-    const { groups, width, kept, activation, masked } = params;
+  reference({ scores, usage, offsets, loss }, { groups, width, kept }) {
     let total = 0;
     for (let e = 0; e < groups; e++) {
       const tokens = offsets[e + 1] - offsets[e];
-      for (let r = offsets[e]; r < offsets[e + 1]; r++) {
-        const scale = scoreScale(gate, r, params);
-        for (let j = 0; j < width; j++) {
-          if (masked && !isKept(keep, r, j, width)) continue;
-          const f = (width * usage[e * width + j]) / (kept * tokens);
-          const score = Math.abs(activate(activation, gate[r * width + j])) / scale;
-          total += (f * score) / tokens;
-        }
+      for (let j = 0; tokens > 0 && j < width; j++) {
+        const f = (width * usage[e * width + j]) / (kept * tokens);
+        const P = scores[e * width + j] / tokens;
+        total += f * P;
       }
     }
     loss[0] = total / Math.max(1, expertsInUse(offsets, groups));
@@ -232,19 +141,17 @@ export const neuronBalance = defineDifferentiable({
   samples: neuronSamples,
   gradient: {
     of: ["loss"],
-    wrt: ["gate"],
+    wrt: ["scores"],
     rule(g) {
       g.run(
         neuronBalanceGrad,
         {
-          gate: g.value("gate"),
-          keep: g.value("keep"),
-          offsets: g.value("offsets"),
           usage: g.value("usage"),
+          offsets: g.value("offsets"),
           dloss: g.grad("loss"),
-          dgate: g.target("gate"),
+          dscores: g.target("scores"),
         },
-        { ...g.params, accumulate: g.accumulate("gate") },
+        { ...g.params, accumulate: g.accumulate("scores") },
       );
     },
   },
@@ -252,46 +159,23 @@ export const neuronBalance = defineDifferentiable({
 
 export const neuronBalanceGrad = defineKernel({
   name: "neuronBalanceGrad",
-  summary: "gradient of neuronBalance with respect to the gate projections",
-  buffers: {
-    gate: "in f32",
-    keep: "in u32",
-    offsets: "in u32",
-    usage: "in u32",
-    dloss: "in f32",
-    dgate: "inout f32",
-  },
-  params: { ...neuronParams, accumulate: "int" },
-  sizes: ({ groups, rows, width }) => ({
-    gate: rows * width,
-    keep: rows * keepWords(width),
-    offsets: groups + 1,
+  summary: "gradient of neuronBalance with respect to the scores; zero for an expert without rows",
+  buffers: { usage: "in u32", offsets: "in u32", dloss: "in f32", dscores: "inout f32" },
+  params: { groups: "int", width: "int", kept: "int", accumulate: "int" },
+  sizes: ({ groups, width }) => ({
     usage: groups * width,
+    offsets: groups + 1,
     dloss: 1,
-    dgate: rows * width,
+    dscores: groups * width,
   }),
-  reference({ gate, keep, offsets, usage, dloss, dgate }, params) {
-    const { groups, width, kept, activation, normalise, masked, accumulate } = params;
+  reference({ usage, offsets, dloss, dscores }, { groups, width, kept, accumulate }) {
     const experts = Math.max(1, expertsInUse(offsets, groups));
     for (let e = 0; e < groups; e++) {
       const tokens = offsets[e + 1] - offsets[e];
-      // c_j = f_j, or 0 where the score is masked. d/dG_j of sum_m c_m |G_m| / S is sign(G_j) (c_j - mean) / S,
-      // with mean = sum_m c_m |G_m| / S when S = sum |G|, and 0 when S is the constant 1.
-      const c = (r: number, j: number) =>
-        masked && !isKept(keep, r, j, width) ? 0 : (width * usage[e * width + j]) / (kept * tokens);
-      for (let r = offsets[e]; r < offsets[e + 1]; r++) {
-        const scale = scoreScale(gate, r, params);
-        let mean = 0;
-        for (let j = 0; normalise && j < width; j++) {
-          mean += (c(r, j) * Math.abs(activate(activation, gate[r * width + j]))) / scale;
-        }
-        for (let j = 0; j < width; j++) {
-          const at = r * width + j;
-          const sign = Math.sign(activate(activation, gate[at]));
-          const perScore = dloss[0] / (experts * tokens * scale);
-          const value = perScore * (c(r, j) - mean) * sign * activateGrad(activation, gate[at]);
-          dgate[at] = (accumulate ? dgate[at] : 0) + value;
-        }
+      for (let j = 0; j < width; j++) {
+        const i = e * width + j;
+        const f = tokens > 0 ? (width * usage[i]) / (kept * tokens) : 0;
+        dscores[i] = (accumulate ? dscores[i] : 0) + (tokens > 0 ? (dloss[0] * f) / (experts * tokens) : 0);
       }
     }
   },

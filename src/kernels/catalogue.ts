@@ -2,13 +2,7 @@
 // benchmark. Backends are total over it (src/backends).
 
 import { attention, attentionGrad } from "./attention.ts";
-import {
-  expertBalance,
-  expertBalanceGrad,
-  neuronBalance,
-  neuronBalanceGrad,
-  neuronUsage,
-} from "./balance.ts";
+import { expertBalance, expertBalanceGrad, neuronBalance, neuronBalanceGrad } from "./balance.ts";
 import {
   cachedAttentionBf16,
   cachedAttentionF32,
@@ -16,7 +10,7 @@ import {
   storeKeyValueF32,
 } from "./cachedAttention.ts";
 import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
-import { combine, combineGrad, dispatch, dispatchGrad } from "./dispatch.ts";
+import { combine, dispatch } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
 import { copyBf16, decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
@@ -66,12 +60,9 @@ export const catalogue = {
   routerTopKGrad,
   groupByExpert,
   dispatch,
-  dispatchGrad,
   combine,
-  combineGrad,
   neuronTopK,
   neuronTopKGrad,
-  neuronUsage,
   neuronBalance,
   neuronBalanceGrad,
   expertBalance,

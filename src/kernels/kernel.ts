@@ -68,10 +68,14 @@ export interface GradientContext<Ref, B extends BufferDecls, P extends ParamDecl
   value(name: keyof B & string): Ref;
   /** Gradient of the objective with respect to an output; zeros if nothing depends on it. */
   grad(output: keyof B & string): Ref;
+  /** 1 if the objective depends on an output; 0 if its gradient is zeros, so that work on it can be left out. */
+  flows(output: keyof B & string): 0 | 1;
   /** Where the gradient with respect to an input goes. */
   target(input: keyof B & string): Ref;
   /** 1 if the target already holds a part of the gradient, to be added to; 0 if it must be overwritten. */
   accumulate(input: keyof B & string): 0 | 1;
+  /** Memory for `length` floats with undefined content, until the rule ends. */
+  scratch(length: number): Ref;
   /** Runs another kernel. */
   run<B2 extends BufferDecls, P2 extends ParamDecls>(
     kernel: Kernel<string, B2, P2>,

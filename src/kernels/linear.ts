@@ -6,6 +6,7 @@
 // `bf16` = 1 rounds both operands to bfloat16 before multiplying; products and sums stay in f32. Results do
 // not depend on where bf16 arithmetic is native, only the speed does.
 
+import { combine } from "./dispatch.ts";
 import { defineDifferentiable, defineKernel, type FloatArray, roundToBf16 } from "./kernel.ts";
 
 /** c[m, n] (+)= sum over k of a(m, k) * b(k, n), with operands read through index functions. */
@@ -185,39 +186,114 @@ function groupedSamples() {
   );
 }
 
+/** The same with rows of their own, and rows that are gathered from half or a third as many tokens. */
+function gatheredSamples() {
+  return groupedSamples().flatMap(({ params, inputs, ...sample }) => {
+    const { rows } = params;
+    const own = {
+      ...sample,
+      params: { ...params, active: 0 },
+      inputs: { ...inputs, slotOfRow: [], rowOfSlot: [] },
+    };
+    const active = [2, 3].find((divisor) => rows % divisor === 0);
+    if (!active) return [own];
+    const step = [7, 11, 13].find((p) => rows % p !== 0)!; // a prime, so that every slot is met once
+    const slotOfRow = Array.from({ length: rows }, (_, r) => (r * step + 2) % rows);
+    const rowOfSlot = new Array<number>(rows);
+    slotOfRow.forEach((slot, row) => {
+      rowOfSlot[slot] = row;
+    });
+    const gathered = {
+      ...sample,
+      name: `${sample.name}, gathered`,
+      params: { ...params, active },
+      inputs: { ...inputs, slotOfRow, rowOfSlot },
+    };
+    return [own, gathered];
+  });
+}
+
 const groupedFlops = ({ rows, n, k }: { rows: number; n: number; k: number }) => 2 * rows * n * k;
+
+const groupedParams = {
+  groups: "int",
+  rows: "int",
+  n: "int",
+  k: "int",
+  accumulate: "int",
+  bf16: "int",
+} as const;
+
+/**
+ * With `active` = A > 0 the input has a row per token, and row r of the experts is the token of slot slotOfRow[r],
+ * A slots a token (routing.ts); with 0 it has all the rows as they are, and the two maps may be empty.
+ */
+const gather = { active: "int" } as const;
+
+function inputSizes({ rows, k, active }: { rows: number; k: number; active: number }) {
+  return {
+    x: active > 0 ? (rows / active) * k : rows * k,
+    slotOfRow: active > 0 ? rows : 0,
+    rowOfSlot: active > 0 ? rows : 0,
+  };
+}
+
+/** The row of x that row r of the experts reads. */
+const sourceRow = (r: number, slotOfRow: Uint32Array, active: number) =>
+  active > 0 ? Math.floor(slotOfRow[r] / active) : r;
 
 export const groupedLinear = defineDifferentiable({
   name: "groupedLinear",
   summary: "y = x W_e^T for the rows of each expert e",
-  buffers: { x: "in f32", w: "in f32", offsets: "in u32", y: "inout f32" },
-  params: { groups: "int", rows: "int", n: "int", k: "int", accumulate: "int", bf16: "int" },
-  sizes: ({ groups, rows, n, k }) => ({ x: rows * k, w: groups * n * k, offsets: groups + 1, y: rows * n }),
-  reference({ x, w, offsets, y }, { groups, n, k, accumulate, bf16 }) {
+  buffers: {
+    x: "in f32",
+    w: "in f32",
+    offsets: "in u32",
+    slotOfRow: "in u32",
+    rowOfSlot: "in u32",
+    y: "inout f32",
+  },
+  params: { ...groupedParams, ...gather },
+  sizes: ({ groups, rows, n, k, active }) => ({
+    ...inputSizes({ rows, k, active }),
+    w: groups * n * k,
+    offsets: groups + 1,
+    y: rows * n,
+  }),
+  reference({ x, w, offsets, slotOfRow, y }, { groups, n, k, accumulate, bf16, active }) {
     for (let e = 0; e < groups; e++) {
       const start = offsets[e];
       const size = { m: offsets[e + 1] - start, n, k };
-      const a = (i: number, p: number) => x[(start + i) * k + p];
+      const a = (i: number, p: number) => x[sourceRow(start + i, slotOfRow, active) * k + p];
       product(y, start * n, size, a, (p, j) => w[(e * n + j) * k + p], accumulate, bf16);
     }
   },
-  samples: groupedSamples(),
+  samples: gatheredSamples(),
   flops: groupedFlops,
   gradient: {
     of: ["y"],
     wrt: ["x", "w"],
     rule(g) {
-      const { accumulate: _, ...shape } = g.params;
+      const { accumulate: _, active, ...shape } = g.params;
       const offsets = g.value("offsets");
-      g.run(
-        groupedLinearGradInput,
-        { dy: g.grad("y"), w: g.value("w"), offsets, dx: g.target("x") },
-        { ...shape, accumulate: g.accumulate("x") },
-      );
+      const maps = { slotOfRow: g.value("slotOfRow"), rowOfSlot: g.value("rowOfSlot") };
+      const dy = g.grad("y");
+      const w = g.value("w");
+      const dx = g.target("x");
+      const accumulate = g.accumulate("x");
+      if (active === 0) {
+        g.run(groupedLinearGradInput, { dy, w, offsets, dx }, { ...shape, accumulate });
+      } else {
+        const { rows, k } = shape;
+        const dxRows = g.scratch(rows * k);
+        g.run(groupedLinearGradInput, { dy, w, offsets, dx: dxRows }, { ...shape, accumulate: 0 });
+        const sums = { tokens: rows / active, active, width: k, accumulate };
+        g.run(combine, { x: dxRows, ...maps, y: dx }, sums);
+      }
       g.run(
         groupedLinearGradWeight,
-        { dy: g.grad("y"), x: g.value("x"), offsets, dw: g.target("w") },
-        { ...shape, accumulate: g.accumulate("w") },
+        { dy, x: g.value("x"), offsets, ...maps, dw: g.target("w") },
+        { ...shape, active, accumulate: g.accumulate("w") },
       );
     },
   },
@@ -227,7 +303,7 @@ export const groupedLinearGradInput = defineKernel({
   name: "groupedLinearGradInput",
   summary: "dx = dy W_e for the rows of each expert e",
   buffers: { dy: "in f32", w: "in f32", offsets: "in u32", dx: "inout f32" },
-  params: { groups: "int", rows: "int", n: "int", k: "int", accumulate: "int", bf16: "int" },
+  params: groupedParams,
   sizes: ({ groups, rows, n, k }) => ({ dy: rows * n, w: groups * n * k, offsets: groups + 1, dx: rows * k }),
   reference({ dy, w, offsets, dx }, { groups, n, k, accumulate, bf16 }) {
     for (let e = 0; e < groups; e++) {
@@ -244,17 +320,30 @@ export const groupedLinearGradInput = defineKernel({
 export const groupedLinearGradWeight = defineKernel({
   name: "groupedLinearGradWeight",
   summary: "dW_e = dy^T x over the rows of expert e; zero for an expert without rows",
-  buffers: { dy: "in f32", x: "in f32", offsets: "in u32", dw: "inout f32" },
-  params: { groups: "int", rows: "int", n: "int", k: "int", accumulate: "int", bf16: "int" },
-  sizes: ({ groups, rows, n, k }) => ({ dy: rows * n, x: rows * k, offsets: groups + 1, dw: groups * n * k }),
-  reference({ dy, x, offsets, dw }, { groups, n, k, accumulate, bf16 }) {
+  buffers: {
+    dy: "in f32",
+    x: "in f32",
+    offsets: "in u32",
+    slotOfRow: "in u32",
+    rowOfSlot: "in u32",
+    dw: "inout f32",
+  },
+  params: { ...groupedParams, ...gather },
+  sizes: ({ groups, rows, n, k, active }) => ({
+    ...inputSizes({ rows, k, active }),
+    dy: rows * n,
+    offsets: groups + 1,
+    dw: groups * n * k,
+  }),
+  reference({ dy, x, offsets, slotOfRow, dw }, { groups, n, k, accumulate, bf16, active }) {
     for (let e = 0; e < groups; e++) {
       const start = offsets[e];
       const size = { m: n, n: k, k: offsets[e + 1] - start };
       const a = (i: number, p: number) => dy[(start + p) * n + i];
-      product(dw, e * n * k, size, a, (p, j) => x[(start + p) * k + j], accumulate, bf16);
+      const b = (p: number, j: number) => x[sourceRow(start + p, slotOfRow, active) * k + j];
+      product(dw, e * n * k, size, a, b, accumulate, bf16);
     }
   },
-  samples: groupedSamples(),
+  samples: gatheredSamples(),
   flops: groupedFlops,
 });

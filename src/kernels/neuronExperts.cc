@@ -8,11 +8,13 @@ constexpr int64_t kFewRowsPerExpert = 16;
 template <class Activation>
 static inline void selectNeurons(Activation activation, ThresholdSearch& search, float* gate, uint32_t* keep,
                                  int64_t width, int64_t kept) {
-  eachVector(width, [&](int64_t j, auto lanes) { lanes.put(gate + j, activation.value(lanes.get(gate + j))); });
-  const Threshold threshold = kept < width ? search.find(gate, width, kept) : Threshold{-1, 0};
-  keepBits(threshold, gate, keep, width);
-  eachVector(width, [&](int64_t j, auto lanes) {
-    lanes.put(gate + j, keepLanes(keep[j / 32] >> (j % 32), lanes.get(gate + j)));
+  const float total = activateRow(activation, gate, gate, width);
+  const Threshold threshold = kept < width ? search.find(gate, width, kept, total) : Threshold{-1, 0};
+  keptWords(threshold, gate, width, [&](int64_t first, int64_t count, uint32_t bits) {
+    keep[first / 32] = bits;
+    eachVector(count, [&](int64_t i, auto lanes) {
+      lanes.put(gate + first + i, keepLanes(bits >> i, lanes.get(gate + first + i)));
+    });
   });
 }
 
@@ -50,6 +52,8 @@ class ExpertsCall {
   const Element* gate(int64_t e) const { return a.gate + a.places[e]; }
   const Element* up(int64_t e) const { return a.up + a.places[a.groups + e]; }
   const Element* down(int64_t e) const { return a.down + e * a.neurons * a.width; }
+  const float* xOf(int64_t r) const { return a.x + (a.active ? a.slotOfRow[r] / uint32_t(a.active) : r) * a.width; }
+  float weightOf(int64_t r) const { return a.active ? a.weights[a.slotOfRow[r]] : 1.0f; }
   static float scaled(float sum, const float* scales, int64_t i) { return Weights::kScaled ? sum * scales[i] : sum; }
 
   // Few rows.
@@ -58,7 +62,8 @@ class ExpertsCall {
     const int64_t xWords = preparedWords<Weights>(a.width);
     float* x = scratch(5, a.rows * xWords);
     for (int64_t i = 0; i < count; i++)
-      prepareRows<Weights>(x + firstRow(few[i]) * xWords, a.x + firstRow(few[i]) * a.width, rowsOf(few[i]), a.width);
+      for (int64_t r = firstRow(few[i]); r < firstRow(few[i]) + rowsOf(few[i]); r++)
+        prepareRows<Weights>(x + r * xWords, xOf(r), 1, a.width);
 
     const int64_t rowsPerTask = storedGrain<Weights>(a.width);
     const auto all = [&](int64_t) { return a.neurons; };
@@ -115,7 +120,8 @@ class ExpertsCall {
           wantedCount[at], [&](int64_t i) { return w + int64_t(neurons[i]) * a.width; },
           [&](int64_t i, int64_t v) {
             const int64_t j = neurons[i];
-            const float h = scaled(hidden[(first + v) * a.neurons + j], a.downScales, piece.expert * a.neurons + j);
+            const float weighted = hidden[(first + v) * a.neurons + j] * weightOf(first + v);
+            const float h = scaled(weighted, a.downScales, piece.expert * a.neurons + j);
             return Weights::kRounds ? roundOne(h) : h;
           },
           y, a.width, rows, n);
@@ -153,18 +159,21 @@ class ExpertsCall {
   void multiplyDensely(const int64_t* many, int64_t count) {
     float* ups = scratch(5, a.rows * a.neurons);
     auto* products = static_cast<gemm::Product*>(threadScratch(2, count * sizeof(gemm::Product)));
-    const auto multiply = [&]<class Layout>(Layout, auto&& make) {
+    const auto eachProduct = [&](auto&& make) {
       for (int64_t i = 0; i < count; i++) products[i] = make(many[i], firstRow(many[i]), rowsOf(many[i]));
-      gemm::multiply<Layout>(products, count, false, Weights::kRounds);
     };
     using AlongInner = gemm::Layout<true, true, Element>;
     using AcrossInner = gemm::Layout<true, false, Element>;
-    multiply(AlongInner{}, [&](int64_t e, int64_t first, int64_t rows) {
-      return gemm::Product{a.x + first * a.width, gate(e), hidden + first * a.neurons, rows, a.neurons, a.width};
-    });
-    multiply(AlongInner{}, [&](int64_t e, int64_t first, int64_t rows) {
-      return gemm::Product{a.x + first * a.width, up(e), ups + first * a.neurons, rows, a.neurons, a.width};
-    });
+    const auto multiplyTokens = [&](auto&& weight, float* to) {
+      eachProduct([&](int64_t e, int64_t first, int64_t rows) {
+        const float* x = a.active ? a.x : a.x + first * a.width;
+        return gemm::Product{x, weight(e), to + first * a.neurons, rows, a.neurons, a.width, a.slotOfRow + first, a.active};
+      });
+      if (a.active) gemm::multiply<AlongInner, gemm::Gather::rowsOfA>(products, count, false, Weights::kRounds);
+      else gemm::multiply<AlongInner>(products, count, false, Weights::kRounds);
+    };
+    multiplyTokens([&](int64_t e) { return gate(e); }, hidden);
+    multiplyTokens([&](int64_t e) { return up(e); }, ups);
     withActivation(a.activation, [&](auto activation) {
       inPieces(many, count, streamGrain(4 * a.neurons), [&](int64_t i) { return rowsOf(many[i]); },
                [&](const ExpertPiece& piece, int64_t) {
@@ -176,13 +185,15 @@ class ExpertsCall {
           selectNeurons(activation, search, row, a.keep + r * words, a.neurons, a.kept);
           if constexpr (Weights::kScaled) multiplyInto(factor, a.upScales + scales, a.neurons);
           multiplyInto(row, factor, a.neurons);
+          scaleRow(row, weightOf(r), a.neurons);
           if constexpr (Weights::kScaled) multiplyInto(row, a.downScales + scales, a.neurons);
         }
       });
     });
-    multiply(AcrossInner{}, [&](int64_t e, int64_t first, int64_t rows) {
+    eachProduct([&](int64_t e, int64_t first, int64_t rows) {
       return gemm::Product{hidden + first * a.neurons, down(e), a.y + first * a.width, rows, a.width, a.neurons};
     });
+    gemm::multiply<AcrossInner>(products, count, false, Weights::kRounds);
   }
 
   static void multiplyInto(float* x, const float* factor, int64_t n) {
@@ -191,9 +202,10 @@ class ExpertsCall {
 };
 
 #define neuronExperts_BUFFERS(B, P, type)                                                                       \
-  B(in, f32, x) B(in, u32, offsets) B(in, u32, places) B(in, type, gate) B(in, type, up) B(in, type, down)      \
+  B(in, f32, x) B(in, f32, weights) B(in, u32, slotOfRow) B(in, u32, offsets) B(in, u32, places) B(in, type, gate) B(in, type, up) B(in, type, down)      \
   B(in, f32, gateScales) B(in, f32, upScales) B(in, f32, downScales) B(out, f32, y) B(out, u32, keep)           \
-  P(int, groups) P(int, rows) P(int, width) P(int, neurons) P(int, kept) P(int, activation) P(int, extent)
+  P(int, groups) P(int, rows) P(int, width) P(int, neurons) P(int, kept) P(int, activation) P(int, active) \
+  P(int, extent)
 #define neuronExpertsF32_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, f32)
 #define neuronExpertsBf16_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, bf16)
 #define neuronExpertsInt8_INTERFACE(B, P) neuronExperts_BUFFERS(B, P, i8)

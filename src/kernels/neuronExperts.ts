@@ -2,7 +2,9 @@
 // rule), up and down for the neurons that are kept. All three matrices are stored neuron by neuron, [E, F, D], so that
 // what a token does not keep is not read: the gate whole, then K rows of up and K of down. An expert with many rows
 // (a prompt) keeps nearly every neuron for some row, and is multiplied densely instead; the results are the same up to
-// the order of sums. Shapes: R rows grouped by expert, D width, E groups, F neurons, K kept.
+// the order of sums. Shapes: T tokens, A experts per token, R = T A rows grouped by expert, D width, E groups, F neurons,
+// K kept. Row r is token slotOfRow_R[r] / A, and its result is multiplied by weights_TA[slotOfRow_R[r]]; with A = 0 the
+// rows are those of x, unweighted.
 //
 // `places` says where in the buffers of gate and up each expert's matrix begins, in elements (E places of gate, then E
 // of up): experts of a mapped checkpoint lie apart. `down` is contiguous.
@@ -27,12 +29,16 @@ interface Case {
   neurons: number;
   kept: number;
   activation?: number;
+  /** A; rows are spread over R / A tokens. */
+  active?: number;
   large?: boolean;
 }
 
 const cases: Case[] = [
   { name: "one row, all of 10", counts: [1], width: 5, neurons: 10, kept: 10 },
   { name: "rows of 3 experts, 3 of 10", counts: [2, 0, 1], width: 33, neurons: 10, kept: 3 },
+  { name: "5 tokens x 2, 3 of 10", counts: [4, 5, 1], width: 33, neurons: 10, kept: 3, active: 2 },
+  { name: "24 tokens x 3, 9 of 30", counts: [40, 3, 29], width: 40, neurons: 30, kept: 9, active: 3 },
   { name: "one row each, 20 of 70", counts: [1, 1], width: 70, neurons: 70, kept: 20 },
   { name: "gelu, 9 of 40", counts: [5, 3], width: 64, neurons: 40, kept: 9, activation: activations.gelu },
   { name: "an expert with many rows, 5 of 24", counts: [1, 70, 17], width: 34, neurons: 24, kept: 5 },
@@ -43,6 +49,7 @@ const cases: Case[] = [
     width: 512,
     neurons: 512,
     kept,
+    active: 4,
     large: true,
   })),
   {
@@ -51,21 +58,30 @@ const cases: Case[] = [
     width: 512,
     neurons: 512,
     kept: 128,
+    active: 4,
     large: true,
   },
 ];
 
-function sampleOf({ name, counts, width, neurons, kept, activation = activations.silu, large }: Case) {
+/** A permutation of the slots. */
+function slotsOf(slots: number): number[] {
+  const stride = [7, 5, 3, 11, 13].find((p) => slots % p !== 0) ?? 1;
+  return Array.from({ length: slots }, (_, s) => (s * stride + 2) % slots);
+}
+
+function sampleOf(sample: Case) {
+  const { name, counts, width, neurons, kept, activation = activations.silu, active = 0, large } = sample;
   const offsets = [0];
   for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
   const groups = counts.length;
   // Experts in reverse order, gate and up with a gap between experts: places are looked at.
   const stride = neurons * width + 3;
   const gate = Array.from({ length: groups }, (_, e) => (groups - 1 - e) * stride);
+  const rows = offsets[groups];
   return {
     name,
-    params: { groups, rows: offsets[groups], width, neurons, kept, activation, extent: groups * stride },
-    inputs: { offsets, places: [...gate, ...gate] },
+    params: { groups, rows, width, neurons, kept, activation, active, extent: groups * stride },
+    inputs: { offsets, places: [...gate, ...gate], slotOfRow: slotsOf(active === 0 ? 0 : rows) },
     ...(large && { large }),
   };
 }
@@ -76,6 +92,8 @@ function neuronExperts(type: WeightType) {
     summary: `y = down (act(gate x) * up x) over the K neurons of largest |act(gate x)|, weights stored as ${type}`,
     buffers: {
       x: "in f32",
+      weights: "in f32",
+      slotOfRow: "in u32",
       offsets: "in u32",
       places: "in u32",
       gate: `in ${type}`,
@@ -95,10 +113,13 @@ function neuronExperts(type: WeightType) {
       neurons: "int",
       kept: "int",
       activation: "int",
+      active: "int",
       extent: "int",
     },
-    sizes: ({ groups, rows, width, neurons, extent }) => ({
-      x: rows * width,
+    sizes: ({ groups, rows, width, neurons, active, extent }) => ({
+      x: (rows / Math.max(1, active)) * width,
+      weights: active === 0 ? 0 : rows,
+      slotOfRow: active === 0 ? 0 : rows,
       offsets: groups + 1,
       places: 2 * groups,
       gate: extent,
@@ -110,8 +131,8 @@ function neuronExperts(type: WeightType) {
       y: rows * width,
       keep: rows * keepWords(neurons),
     }),
-    reference(buffers, { groups, rows, width, neurons, kept, activation }) {
-      const { x, offsets, places, gateScales, upScales, downScales, y, keep } = buffers;
+    reference(buffers, { groups, rows, width, neurons, kept, activation, active }) {
+      const { x, weights, slotOfRow, offsets, places, gateScales, upScales, downScales, y, keep } = buffers;
       const [gate, up, down] = [buffers.gate, buffers.up, buffers.down].map((stored) =>
         readerOf(type, stored as StoredArray),
       );
@@ -121,6 +142,8 @@ function neuronExperts(type: WeightType) {
       y.fill(0, 0, rows * width);
       for (let e = 0; e < groups; e++) {
         for (let r = offsets[e]; r < offsets[e + 1]; r++) {
+          const row = active === 0 ? r : Math.floor(slotOfRow[r] / active);
+          const weight = active === 0 ? 1 : weights[slotOfRow[r]];
           const dot = (
             stored: (index: number) => number,
             at: number,
@@ -128,7 +151,7 @@ function neuronExperts(type: WeightType) {
             j: number,
           ) => {
             let sum = 0;
-            for (let d = 0; d < width; d++) sum += round(x[r * width + d]) * stored(at + j * width + d);
+            for (let d = 0; d < width; d++) sum += round(x[row * width + d]) * stored(at + j * width + d);
             return Math.fround(Math.fround(sum) * scaleOf(type, scales, e * neurons + j));
           };
           const values = Array.from({ length: neurons }, (_, j) =>
@@ -138,7 +161,9 @@ function neuronExperts(type: WeightType) {
           order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
           for (const j of order.slice(0, kept)) {
             keep[r * words + (j >>> 5)] |= 1 << (j & 31);
-            const hidden = Math.fround(values[j] * dot(up, places[groups + e], upScales, j));
+            const hidden = Math.fround(
+              Math.fround(values[j] * dot(up, places[groups + e], upScales, j)) * weight,
+            );
             const factor = round(Math.fround(hidden * scaleOf(type, downScales, e * neurons + j)));
             for (let d = 0; d < width; d++) y[r * width + d] += factor * down((e * neurons + j) * width + d);
           }

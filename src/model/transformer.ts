@@ -109,7 +109,7 @@ export class Transformer {
     let x = embedding(tape, ids, this.weight("model.embed_tokens.weight"));
     for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
       x = tape.scope(() => {
-        const attended = add(tape, x, this.#attention(tape, layer, x, positions, options));
+        const attended = tape.scope(() => add(tape, x, this.#attention(tape, layer, x, positions, options)));
         return add(tape, attended, this.#feedForward(tape, layer, attended, options, layers));
       });
     }
@@ -159,7 +159,7 @@ export class Transformer {
     const common = { activation: config.hidden_act, bf16 };
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
-      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }).output;
+      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept });
     }
     const { output, balanceLoss, usage } = mixtureLayer(
       tape,
@@ -186,14 +186,14 @@ export class Transformer {
     if (config.shared_expert_intermediate_size === 0) return output;
     const kept = config.shared_expert_intermediate_size;
     const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
-    return add(tape, output, shared.output);
+    return add(tape, output, shared);
   }
 
   /** Gives all memory back. */
   close(): void {
     for (const parameter of this.parameters.values()) {
       this.backend.free(parameter.buffer);
-      if (parameter.gradient) this.backend.free(parameter.gradient.buffer);
+      parameter.clearGradient(this.backend);
     }
     this.#stored?.close();
     this.backend.free(this.#ropeTable.buffer);

@@ -2,9 +2,17 @@
 // Letters: R rows grouped by expert, D width, E experts, F expert width, K neurons kept.
 
 import type { Activation } from "../kernels/activation.ts";
-import { groupedLinear, linear, neuronExperts, neuronTopK, type StoredExperts } from "../tensor/ops.ts";
+import {
+  groupedLinear,
+  linear,
+  type NeuronScore,
+  neuronExperts,
+  neuronTopK,
+  type StoredExperts,
+} from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import { StoredTensor, type Tensor } from "../tensor/tensor.ts";
+import type { Routing } from "./router.ts";
 
 export interface ExpertOptions {
   /** K: neurons kept per row; equal to the width, nothing is dropped. */
@@ -24,12 +32,10 @@ export interface ExpertWeights {
 }
 
 export interface ExpertOutput {
-  /** [R, D] */
+  /** Weighted by the router: [R, D]. */
   readonly output: Tensor;
-  /** W_gate x before the activation: [R, F]; absent with stored weights. */
-  readonly gate?: Tensor;
-  /** The kept sets as bits: [R, ceil(F / 32)]. */
-  readonly keep: Tensor;
+  /** Rows of each expert that keep each neuron, and the sums of their scores: [E, F], if asked for. */
+  readonly balance?: { readonly usage: Tensor; readonly scores: Tensor };
 }
 
 /** Whether these are weights for inference, which one kernel reads. */
@@ -37,23 +43,30 @@ function isStored(weights: object): weights is StoredExperts {
   return "places" in weights && "gate" in weights && weights.gate instanceof StoredTensor;
 }
 
-/** All experts on their rows x_RD, rows of expert e from offsets_E1[e] on. */
+/**
+ * All experts on the tokens x_TD that the router sends them, each row's result times its router weight. `score`: how
+ * neurons are scored, if at all.
+ */
 export function experts(
   tape: Tape,
   x: Tensor,
-  offsets: Tensor,
+  routing: Routing,
   weights: ExpertWeights | StoredExperts,
   { kept, activation, bf16 }: ExpertOptions,
+  score?: NeuronScore,
 ): ExpertOutput {
+  const { offsets } = routing;
   if (isStored(weights)) {
-    const { y: output, keep } = neuronExperts(tape, x, offsets, weights, kept, activation);
-    return { output, keep };
+    if (score) throw new Error("the balance of neurons is for training: stored weights keep no scores");
+    return { output: neuronExperts(tape, x, offsets, weights, { kept, activation, routed: routing }).y };
   }
-  const gate = groupedLinear(tape, x, weights.gate, offsets, bf16);
-  const up = groupedLinear(tape, x, weights.up, offsets, bf16);
-  const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);
+  const gate = groupedLinear(tape, x, weights.gate, offsets, bf16, routing);
+  const up = groupedLinear(tape, x, weights.up, offsets, bf16, routing);
+  const scored = score && { ...score, offsets };
+  // The router's weight is a factor of the sum over neurons: on the hidden values it costs next to nothing.
+  const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, routed: routing, scored });
   const output = groupedLinear(tape, hidden, weights.down, offsets, bf16);
-  return { output, gate, keep };
+  return { output, ...(score && { balance: { usage, scores } }) };
 }
 
 export interface DenseWeights {
@@ -65,20 +78,19 @@ export interface DenseWeights {
   readonly down: Tensor;
 }
 
-/** The same for one expert that every row of x_TD visits: dense layers and shared experts. */
+/** The same for one expert that every row of x_TD visits, unweighted: dense layers and shared experts. */
 export function denseExpert(
   tape: Tape,
   x: Tensor,
   weights: DenseWeights | StoredExperts,
-  options: ExpertOptions,
-): ExpertOutput {
-  const { kept, activation, bf16 } = options;
+  { kept, activation, bf16 }: ExpertOptions,
+): Tensor {
   if (isStored(weights)) {
     const offsets = tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
-    return experts(tape, x, offsets, weights, options);
+    return neuronExperts(tape, x, offsets, weights, { kept, activation }).y;
   }
   const gate = linear(tape, x, weights.gate, bf16);
   const up = linear(tape, x, weights.up, bf16);
-  const { hidden, keep } = neuronTopK(tape, gate, up, kept, activation);
-  return { output: linear(tape, hidden, weights.down, bf16), gate, keep };
+  const { hidden } = neuronTopK(tape, gate, up, { kept, activation });
+  return linear(tape, hidden, weights.down, bf16);
 }

@@ -1,11 +1,11 @@
-// One mixture-of-experts layer, MoE (K = F) or MoNE (K < F): route, dispatch, experts, combine; and what its balance
+// One mixture-of-experts layer, MoE (K = F) or MoNE (K < F): route, experts, combine; and what its balance
 // is. Everything a caller may want comes back as a value; nothing is left in module state.
 
-import { combine, dispatch, type StoredExperts } from "../tensor/ops.ts";
+import { combine, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type ExpertOptions, type ExpertWeights, experts } from "./expert.ts";
-import { countUsage, expertBalanceLoss, type NeuronScore, neuronBalanceLoss } from "./loadBalance.ts";
+import { expertBalanceLoss, type NeuronScore, neuronBalanceLoss } from "./loadBalance.ts";
 import { type Routing, route } from "./router.ts";
 
 export type LayerWeights = (ExpertWeights | StoredExperts) & {
@@ -41,24 +41,17 @@ export function mixtureLayer(
   options: LayerOptions,
 ): LayerOutput {
   const routing = route(tape, x, weights.router, options.active, options.normaliseWeights);
-  const { offsets } = routing;
-  const rows = dispatch(tape, x, routing);
-  const expert = experts(tape, rows, offsets, weights, options);
-  const output = combine(tape, expert.output, routing.weights, routing);
-  if (!options.balance) return { output, routing, balanceLoss: {}, usage: { experts: offsets } };
-
-  const expertLoss = expertBalanceLoss(tape, routing);
-  const width = weights.gate.shape[1];
-  if (options.kept >= width) {
-    return { output, routing, balanceLoss: { experts: expertLoss }, usage: { experts: offsets } };
-  }
-  const usage = countUsage(tape, expert, offsets, width);
-  const { kept, activation, neuronScore: score } = options;
-  const neurons = neuronBalanceLoss(tape, expert, offsets, usage, { kept, activation, score });
+  const { kept, balance, neuronScore } = options;
+  const score = balance && kept < weights.gate.shape[1] ? neuronScore : undefined;
+  const expert = experts(tape, x, routing, weights, options, score);
+  const output = combine(tape, expert.output, x.shape[0], routing);
   return {
     output,
     routing,
-    balanceLoss: { experts: expertLoss, neurons },
-    usage: { experts: offsets, neurons: usage },
+    balanceLoss: {
+      ...(balance && { experts: expertBalanceLoss(tape, routing) }),
+      ...(expert.balance && { neurons: neuronBalanceLoss(tape, expert.balance, routing, kept) }),
+    },
+    usage: { experts: routing.offsets, ...(expert.balance && { neurons: expert.balance.usage }) },
   };
 }

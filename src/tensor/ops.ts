@@ -39,12 +39,25 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bf16: boolean): Tensor 
   return tape.call(k.linear, { x, w }, params, { y: [m, n] }).y;
 }
 
-/** x_RK w_ENK[e]^T for the rows offsets_E1[e]..offsets_E1[e + 1] of each expert: [R, N]. */
-export function groupedLinear(tape: Tape, x: Tensor, w: Tensor, offsets: Tensor, bf16: boolean): Tensor {
-  const [rows] = rowsAndWidth(x);
+/**
+ * x_RK w_ENK[e]^T for the rows offsets_E1[e]..offsets_E1[e + 1] of each expert: [R, N]. With `map`, x is x_TK and its
+ * tokens are gathered for their experts' rows.
+ */
+export function groupedLinear(
+  tape: Tape,
+  x: Tensor,
+  w: Tensor,
+  offsets: Tensor,
+  bf16: boolean,
+  map?: RowMap,
+): Tensor {
+  const [inputs] = rowsAndWidth(x);
   const [groups, n, kk] = w.shape;
-  const params = { groups, rows, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0 };
-  return tape.call(k.groupedLinear, { x, w, offsets }, params, { y: [rows, n] }).y;
+  const rows = map ? map.slotOfRow.size : inputs;
+  const active = map ? rows / inputs : 0;
+  const { slotOfRow, rowOfSlot } = map ?? { slotOfRow: offsets, rowOfSlot: offsets }; // not read
+  const params = { groups, rows, n, k: kk, accumulate: 0, bf16: bf16 ? 1 : 0, active };
+  return tape.call(k.groupedLinear, { x, w, offsets, slotOfRow, rowOfSlot }, params, { y: [rows, n] }).y;
 }
 
 /** RMSNorm over rows of weight's width; the shape of x stays. */
@@ -103,43 +116,11 @@ export interface RowMap {
   readonly slotOfRow: Tensor;
 }
 
-/** x_TD copied to the rows of each token's experts: [R, D]. */
-export function dispatch(tape: Tape, x: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
-  const [tokens, width] = x.shape;
-  const active = rowOfSlot.size / tokens;
-  const inputs = { x, rowOfSlot, slotOfRow };
-  return tape.call(k.dispatch, inputs, { tokens, active, width }, { y: [tokens * active, width] }).y;
-}
-
-/** Rows x_RD weighted by weights_TA and added up per token: [T, D]. */
-export function combine(tape: Tape, x: Tensor, weights: Tensor, { rowOfSlot, slotOfRow }: RowMap): Tensor {
-  const [tokens, active] = weights.shape;
-  const [, width] = x.shape;
-  const inputs = { x, weights, rowOfSlot, slotOfRow };
-  return tape.call(k.combine, inputs, { tokens, active, width }, { y: [tokens, width] }).y;
-}
-
-/** hidden_RF = act(gate_RF) * up_RF for the `kept` neurons of largest |act(gate)| per row; keep_RW as bits. */
-export function neuronTopK(tape: Tape, gate: Tensor, up: Tensor, kept: number, activation: Activation) {
-  const [rows, width] = gate.shape;
-  const params = { rows, width, kept, activation: activations[activation] };
-  return tape.call(k.neuronTopK, { gate, up }, params, {
-    hidden: gate.shape,
-    keep: [rows, keepWords(width)],
-  });
-}
-
-/** How many rows of each expert keep each neuron: usage_EF. */
-export function neuronUsage(tape: Tape, keep: Tensor, offsets: Tensor, width: number): Tensor {
-  const groups = offsets.size - 1;
-  const params = { groups, rows: keep.shape[0], width, accumulate: 0 };
-  return tape.run(k.neuronUsage, { keep, offsets }, params, { usage: [groups, width] }).usage;
-}
-
-/** Switch-style loss over experts from probs_TE: one number, 1 when balanced. */
-export function expertBalance(tape: Tape, probs: Tensor, offsets: Tensor, active: number): Tensor {
-  const [tokens, experts] = probs.shape;
-  return tape.call(k.expertBalance, { probs, offsets }, { tokens, experts, active }, { loss: [1] }).loss;
+/** Rows x_RD added up per token: [T, D]. */
+export function combine(tape: Tape, x: Tensor, tokens: number, { rowOfSlot, slotOfRow }: RowMap): Tensor {
+  const [rows, width] = x.shape;
+  const params = { tokens, active: rows / tokens, width, accumulate: 0 };
+  return tape.call(k.combine, { x, rowOfSlot, slotOfRow }, params, { y: [tokens, width] }).y;
 }
 
 /** How the score of a neuron enters its balance loss (docs: src/mone/README.md). */
@@ -150,25 +131,63 @@ export interface NeuronScore {
   readonly masked: "all" | "topk";
 }
 
-/** NG-LBL of gate_RF with the kept sets and their usage: one number. */
+export interface TopKOptions {
+  /** K: neurons kept per row. */
+  readonly kept: number;
+  readonly activation: Activation;
+  /** Multiply the hidden values of row r by weights_TA[slotOfRow_R[r]]. */
+  readonly routed?: { readonly weights: Tensor; readonly slotOfRow: Tensor };
+  /** Count the kept neurons and add up scores, over the rows of each expert. */
+  readonly scored?: NeuronScore & { readonly offsets: Tensor };
+}
+
+/**
+ * hidden_RF = act(gate_RF) * up_RF for the `kept` neurons of largest |act(gate)| per row; keep_RW as bits; usage_EF and
+ * scores_EF, empty unless `scored`.
+ */
+export function neuronTopK(tape: Tape, gate: Tensor, up: Tensor, options: TopKOptions) {
+  const { kept, activation, routed, scored } = options;
+  const [rows, width] = gate.shape;
+  const groups = scored ? scored.offsets.size - 1 : 0;
+  const none = () => tape.allocate("u32", [0]);
+  return tape.call(
+    k.neuronTopK,
+    {
+      gate,
+      up,
+      weights: routed?.weights ?? tape.allocate("f32", [0]),
+      slotOfRow: routed?.slotOfRow ?? none(),
+      offsets: scored?.offsets ?? none(),
+    },
+    {
+      rows,
+      width,
+      kept,
+      activation: activations[activation],
+      weighted: routed ? 1 : 0,
+      scored: scored ? 1 : 0,
+      groups,
+      normalise: scored?.normalise === "l1" ? 1 : 0,
+      masked: scored?.masked === "topk" ? 1 : 0,
+    },
+    { hidden: gate.shape, keep: [rows, keepWords(width)], usage: [groups, width], scores: [groups, width] },
+  );
+}
+
+/** Switch-style loss over experts from probs_TE: one number, 1 when balanced. */
+export function expertBalance(tape: Tape, probs: Tensor, offsets: Tensor, active: number): Tensor {
+  const [tokens, experts] = probs.shape;
+  return tape.call(k.expertBalance, { probs, offsets }, { tokens, experts, active }, { loss: [1] }).loss;
+}
+
+/** NG-LBL from the scores_EF and usage_EF of neuronTopK: one number. */
 export function neuronBalance(
   tape: Tape,
-  { gate, keep, offsets, usage }: { gate: Tensor; keep: Tensor; offsets: Tensor; usage: Tensor },
+  { scores, usage, offsets }: { scores: Tensor; usage: Tensor; offsets: Tensor },
   kept: number,
-  activation: Activation,
-  score: NeuronScore,
 ): Tensor {
-  const [rows, width] = gate.shape;
-  const params = {
-    groups: offsets.size - 1,
-    rows,
-    width,
-    kept,
-    activation: activations[activation],
-    normalise: score.normalise === "l1" ? 1 : 0,
-    masked: score.masked === "topk" ? 1 : 0,
-  };
-  return tape.call(k.neuronBalance, { gate, keep, offsets, usage }, params, { loss: [1] }).loss;
+  const [groups, width] = scores.shape;
+  return tape.call(k.neuronBalance, { scores, usage, offsets }, { groups, width, kept }, { loss: [1] }).loss;
 }
 
 /** Mean cross entropy of softmax(hidden_TD weight_VD^T) at targets_T, and the loss of each token. */
@@ -192,23 +211,47 @@ export interface StoredExperts {
   readonly places: Tensor;
 }
 
-/** All experts on their rows x_RD in one call: output_RD, and the kept sets as bits, keep_RW. */
+/**
+ * All experts in one call: output_RD, and the kept sets as bits, keep_RW. With `routed`, x_TD are tokens, and row r is
+ * token slotOfRow_R[r] / A with its result times weights_TA[slotOfRow_R[r]]; without, rows are those of x_RD.
+ */
 export function neuronExperts(
   tape: Tape,
   x: Tensor,
   offsets: Tensor,
   { gate, up, down, places }: StoredExperts,
-  kept: number,
-  activation: Activation,
+  { kept, activation, routed }: Pick<TopKOptions, "kept" | "activation" | "routed">,
 ) {
-  const [rows, width] = x.shape;
+  const [tokens, width] = x.shape;
   const [groups, neurons] = gate.shape;
+  const active = routed ? routed.weights.shape[1] : 0;
+  const rows = routed ? tokens * active : tokens;
   const kernel = { f32: k.neuronExpertsF32, bf16: k.neuronExpertsBf16, i8: k.neuronExpertsInt8 }[gate.type];
-  const scales = { gateScales: gate.scales, upScales: up.scales, downScales: down.scales };
-  const extent = Math.min(gate.buffer.length, up.buffer.length);
-  const params = { groups, rows, width, neurons, kept, activation: activations[activation], extent };
-  return tape.infer(kernel, { x, offsets, places, gate, up, down, ...scales }, params, {
-    y: [rows, width],
-    keep: [rows, keepWords(neurons)],
-  });
+  return tape.infer(
+    kernel,
+    {
+      x,
+      weights: routed?.weights ?? tape.allocate("f32", [0]),
+      slotOfRow: routed?.slotOfRow ?? tape.allocate("u32", [0]),
+      offsets,
+      places,
+      gate,
+      up,
+      down,
+      gateScales: gate.scales,
+      upScales: up.scales,
+      downScales: down.scales,
+    },
+    {
+      groups,
+      rows,
+      width,
+      neurons,
+      kept,
+      activation: activations[activation],
+      active,
+      extent: Math.min(gate.buffer.length, up.buffer.length),
+    },
+    { y: [rows, width], keep: [rows, keepWords(neurons)] },
+  );
 }

@@ -29,11 +29,43 @@ type Outputs<B extends BufferDecls> = { readonly [K in OutputKeys<B>]: Tensor };
 /** Kernels without float inputs: nothing can flow back through them. */
 type Bookkeeping<B extends BufferDecls> = "in f32" extends B[keyof B] ? never : unknown;
 
+type Recordable = AnyKernel & { readonly gradient: NonNullable<AnyKernel["gradient"]> };
+
 /** One recorded call. */
 interface Call {
-  readonly kernel: AnyKernel & { gradient: NonNullable<AnyKernel["gradient"]> };
+  readonly kernel: Recordable;
   readonly tensors: Readonly<Record<string, Tensor>>;
   readonly params: Readonly<Record<string, number>>;
+  /** The tensors whose values its gradient rule reads. */
+  readonly needs: readonly Tensor[];
+}
+
+/** The tensors of a call whose values its gradient rule reads, found by running the rule without a backend. */
+function neededValues(
+  { gradient }: Recordable,
+  tensors: Readonly<Record<string, Tensor>>,
+  params: Readonly<Record<string, number>>,
+): Tensor[] {
+  const needs = new Set<Tensor>();
+  const nothing = () => undefined;
+  gradient.rule<Tensor | undefined>({
+    params,
+    value: (name) => {
+      needs.add(tensors[name]);
+      return undefined;
+    },
+    grad: nothing,
+    flows: () => 1,
+    target: nothing,
+    accumulate: () => 0,
+    scratch: nothing,
+    run: nothing,
+  });
+  return [...needs];
+}
+
+function noGradient(name: string): Error {
+  return new Error(`${name} has no gradient and cannot be recorded`);
 }
 
 export class Tape {
@@ -43,6 +75,8 @@ export class Tape {
   /** Intermediates that are still alive. */
   readonly #owned = new Set<Tensor>();
   readonly #kept = new Set<Tensor>();
+  /** How many recorded calls need the value of a tensor for their gradients. */
+  readonly #needs = new Map<Tensor, number>();
 
   constructor(backend: Backend, { recording }: { recording: boolean }) {
     this.backend = backend;
@@ -70,10 +104,21 @@ export class Tape {
     params: ParamsOf<P>,
     shapes: Shapes<B>,
   ): Outputs<B> {
+    if (this.recording && !kernel.gradient) throw noGradient(kernel.name);
     const { tensors, outputs } = this.#execute(kernel, inputs, params, shapes);
     // The types of one call are checked above; the list holds calls of all kernels.
-    if (this.recording) this.#calls.push({ kernel: kernel as unknown as Call["kernel"], tensors, params });
+    if (this.recording) this.#record(kernel as unknown as Recordable, tensors, params);
     return outputs;
+  }
+
+  #record(
+    kernel: Recordable,
+    tensors: Record<string, Tensor>,
+    params: Readonly<Record<string, number>>,
+  ): void {
+    const needs = neededValues(kernel, tensors, params);
+    for (const tensor of needs) this.#needs.set(tensor, (this.#needs.get(tensor) ?? 0) + 1);
+    this.#calls.push({ kernel, tensors, params, needs });
   }
 
   /** Runs a kernel that reads integers only, such as grouping rows by expert. */
@@ -93,7 +138,7 @@ export class Tape {
     params: ParamsOf<P>,
     shapes: Shapes<B>,
   ): Outputs<B> {
-    if (this.recording) throw new Error(`${kernel.name} has no gradient and cannot be recorded`);
+    if (this.recording) throw noGradient(kernel.name);
     return this.#execute(kernel, inputs, params, shapes).outputs;
   }
 
@@ -121,16 +166,14 @@ export class Tape {
   }
 
   /**
-   * Frees what `body` allocates, except the tensors it returns. While recording it changes nothing: the backward
-   * pass needs the intermediates.
+   * Frees what `body` allocates, except the tensors it returns; while recording, except those that gradients need.
    */
   scope<R extends Tensor | readonly Tensor[]>(body: () => R): R {
-    if (this.recording) return body();
     const before = new Set(this.#owned);
     const result = body();
     const survivors = new Set<Tensor>(Array.isArray(result) ? result : [result]);
     for (const tensor of [...this.#owned]) {
-      if (!before.has(tensor) && !survivors.has(tensor) && !this.#kept.has(tensor)) this.#release(tensor);
+      if (!before.has(tensor) && !survivors.has(tensor)) this.#releaseUnneeded(tensor);
     }
     return result;
   }
@@ -150,16 +193,21 @@ export class Tape {
     }
     for (let i = this.#calls.length - 1; i >= 0; i--) this.#runRule(this.#calls[i], gradients);
     this.#calls.length = 0;
+    this.#needs.clear();
     for (const buffer of gradients.values()) this.backend.free(buffer);
   }
 
   #runRule(call: Call, gradients: Map<Tensor, DeviceBuffer>): void {
     const { kernel, tensors, params } = call;
     const { of, wrt, rule } = kernel.gradient;
-    const scratch: DeviceBuffer[] = [];
-    const zeros = (length: number) => {
+    const temporary: DeviceBuffer[] = [];
+    const scratch = (length: number) => {
       const buffer = this.backend.allocate("f32", length);
-      scratch.push(buffer);
+      temporary.push(buffer);
+      return buffer;
+    };
+    const zeros = (length: number) => {
+      const buffer = scratch(length);
       this.backend.run(fill, { y: buffer }, { n: length, value: 0 });
       return buffer;
     };
@@ -176,9 +224,11 @@ export class Tape {
       const context: GradientContext<DeviceBuffer, BufferDecls, ParamDecls> = {
         params,
         value: (name) => tensors[name].buffer,
+        flows: (name) => (gradients.has(tensors[name]) ? 1 : 0),
         grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
         target: (name) => target(name).buffer,
         accumulate: (name) => target(name).accumulate,
+        scratch,
         run: (other, buffers, otherParams) => this.backend.run(other, buffers, otherParams),
       };
       rule(context);
@@ -186,15 +236,24 @@ export class Tape {
         if (!targets.has(name)) throw new Error(`the gradient rule of ${kernel.name} left out ${name}`);
       }
     }
-    for (const buffer of scratch) this.backend.free(buffer);
+    for (const buffer of temporary) this.backend.free(buffer);
+    for (const tensor of call.needs) {
+      this.#needs.set(tensor, (this.#needs.get(tensor) ?? 0) - 1);
+      this.#releaseUnneeded(tensor);
+    }
     // Whatever used these outputs came later on the tape and is done.
     for (const name in kernel.buffers) {
       if (accessOf(kernel.buffers[name]) === "in") continue;
       const gradient = gradients.get(tensors[name]);
       if (gradient) this.backend.free(gradient);
       gradients.delete(tensors[name]);
-      if (!this.#kept.has(tensors[name])) this.#release(tensors[name]);
+      this.#releaseUnneeded(tensors[name]);
     }
+  }
+
+  /** Frees an intermediate whose value nobody reads any more: no gradient needs it, and it is not kept. */
+  #releaseUnneeded(tensor: Tensor): void {
+    if (!this.#kept.has(tensor) && !this.#needs.get(tensor)) this.#release(tensor);
   }
 
   /** Where a tensor's gradient is collected, and whether it holds something already. */
@@ -222,6 +281,7 @@ export class Tape {
   release(): void {
     for (const tensor of [...this.#owned]) this.#release(tensor);
     this.#calls.length = 0;
+    this.#needs.clear();
     this.#kept.clear();
   }
 }

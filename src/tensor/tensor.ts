@@ -35,7 +35,7 @@ export class Parameter extends Tensor {
   readonly name: string;
   /** False for norm weights, which AdamW must not shrink. */
   readonly decays: boolean;
-  /** Sum of the gradients since `clearGradient`; allocated at the first backward pass. */
+  /** Sum of the gradients since `clearGradient`; its memory is the backend's again in between. */
   gradient: Tensor | undefined;
   /** Whether `gradient` holds anything yet; the first contribution overwrites instead of adding. */
   hasGradient = false;
@@ -46,7 +46,10 @@ export class Parameter extends Tensor {
     this.decays = decays;
   }
 
-  clearGradient(): void {
+  /** Forgets the gradient, and gives its memory back: between steps there is none. */
+  clearGradient(backend: Backend): void {
+    if (this.gradient) backend.free(this.gradient.buffer);
+    this.gradient = undefined;
     this.hasGradient = false;
   }
 

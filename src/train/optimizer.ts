@@ -79,7 +79,7 @@ export class AdamW {
           maxNorm: clip,
         },
       );
-      parameter.clearGradient();
+      parameter.clearGradient(this.#backend);
     }
   }
 
