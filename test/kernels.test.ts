@@ -38,7 +38,7 @@ for (const level of levels) {
     test(`parity with the reference: ${level}, ${threads} thread(s)`, async (t) => {
       for (const kernel of allKernels) {
         await t.test(kernel.name, async () => {
-          for (const sample of kernel.samples) {
+          for (const sample of kernel.samples()) {
             if (sample.large) continue;
             const expected = makeArrays(kernel, sample, "f32");
             const backend = openBackend({ level, threads });

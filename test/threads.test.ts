@@ -45,8 +45,8 @@ const skip = cpuLevels().length === 0 && "the native addon is not built";
 
 for (const kernel of allKernels.filter((k) => floatOutputs(k).length > 0)) {
   test(`same bits for any number of threads: ${kernel.name}`, { skip }, async () => {
-    const large = kernel.samples.filter((sample) => sample.large);
-    for (const sample of large.length > 0 ? large : kernel.samples) {
+    const large = kernel.samples().filter((sample) => sample.large);
+    for (const sample of large.length > 0 ? large : kernel.samples()) {
       const arrays = makeArrays(kernel, sample, "f32");
       const expected = await outputBits(kernel, arrays, sample.params, 1);
       for (const threads of [2, 3, 5]) {

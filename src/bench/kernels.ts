@@ -68,7 +68,10 @@ function selectCases(names: readonly string[] | undefined): { kernel: AnyKernel;
   }
   const chosen = allKernels.filter(({ name }) => names === undefined || names.includes(name));
   const cases = chosen.flatMap((kernel) =>
-    kernel.samples.filter(({ large }) => large).map((sample) => ({ kernel, sample })),
+    kernel
+      .samples()
+      .filter(({ large }) => large)
+      .map((sample) => ({ kernel, sample })),
   );
   if (cases.length === 0) {
     throw new UsageError(`${names?.join(", ")}: no large sample is declared, so there is nothing to time.`);

@@ -40,7 +40,7 @@ function shapeSample(
   };
 }
 
-const samples = [
+const samples = () => [
   shapeSample(1, 1, 1, 1, 2, 0),
   shapeSample(2, 9, 4, 2, 6, 0),
   shapeSample(1, 21, 2, 2, 16, 4),
@@ -183,19 +183,20 @@ export const attentionGrad = defineKernel({
       }
     });
   },
-  samples: samples.flatMap((sample) =>
-    [0, 1].map((flag) => ({
-      ...sample,
-      name: `${sample.name}${flag ? " add" : ""}`,
-      params: { ...sample.params, accumulateQ: flag, accumulateK: flag, accumulateV: flag },
-      // lse must be near what the forward pass makes, else probabilities overflow.
-      inputs: {
-        lse: Array.from(
-          { length: sample.params.batch * sample.params.seq * sample.params.heads },
-          (_, i) => 3 + (i % 3),
-        ),
-      },
-    })),
-  ),
+  samples: () =>
+    samples().flatMap((sample) =>
+      [0, 1].map((flag) => ({
+        ...sample,
+        name: `${sample.name}${flag ? " add" : ""}`,
+        params: { ...sample.params, accumulateQ: flag, accumulateK: flag, accumulateV: flag },
+        // lse must be near what the forward pass makes, else probabilities overflow.
+        inputs: {
+          lse: Array.from(
+            { length: sample.params.batch * sample.params.seq * sample.params.heads },
+            (_, i) => 3 + (i % 3),
+          ),
+        },
+      })),
+    ),
   flops: ({ batch, seq, heads, headDim }) => 5 * batch * heads * seq * seq * headDim,
 });

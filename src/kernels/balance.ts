@@ -13,7 +13,7 @@ function offsetsOf(counts: readonly number[]): number[] {
   return offsets;
 }
 
-const expertSamples = [
+const expertSamples = () => [
   {
     name: "6 tokens, 2 of 4",
     params: { tokens: 6, experts: 4, active: 2 },
@@ -77,13 +77,14 @@ export const expertBalanceGrad = defineKernel({
       }
     }
   },
-  samples: expertSamples.flatMap((sample) =>
-    [0, 1].map((accumulate) => ({
-      ...sample,
-      name: `${sample.name}${accumulate ? " add" : ""}`,
-      params: { ...sample.params, accumulate },
-    })),
-  ),
+  samples: () =>
+    expertSamples().flatMap((sample) =>
+      [0, 1].map((accumulate) => ({
+        ...sample,
+        name: `${sample.name}${accumulate ? " add" : ""}`,
+        params: { ...sample.params, accumulate },
+      })),
+    ),
 });
 
 /** Experts with rows, which the layer's loss averages over. */
@@ -93,26 +94,29 @@ function expertsInUse(offsets: Uint32Array, groups: number): number {
   return count;
 }
 
-const neuronSamples = [
-  { name: "4 experts, one empty", counts: [3, 0, 5, 1], width: 10, kept: 3 },
-  { name: "2 experts, 40 neurons", counts: [9, 2], width: 40, kept: 10 },
-  { name: "no rows at all", counts: [0, 0], width: 5, kept: 2 },
-  {
-    name: "32 experts, 512 neurons",
-    counts: new Array<number>(32).fill(512),
-    width: 512,
-    kept: 128,
-    large: true,
-  },
-].map(({ name, counts, width, kept, ...rest }) => ({
-  name,
-  params: { groups: counts.length, width, kept },
-  inputs: {
-    offsets: offsetsOf(counts),
-    usage: counts.flatMap((count) => Array.from({ length: width }, (_, j) => (count + j * 5) % (count + 1))),
-  },
-  ...rest,
-}));
+const neuronSamples = () =>
+  [
+    { name: "4 experts, one empty", counts: [3, 0, 5, 1], width: 10, kept: 3 },
+    { name: "2 experts, 40 neurons", counts: [9, 2], width: 40, kept: 10 },
+    { name: "no rows at all", counts: [0, 0], width: 5, kept: 2 },
+    {
+      name: "32 experts, 512 neurons",
+      counts: new Array<number>(32).fill(512),
+      width: 512,
+      kept: 128,
+      large: true,
+    },
+  ].map(({ name, counts, width, kept, ...rest }) => ({
+    name,
+    params: { groups: counts.length, width, kept },
+    inputs: {
+      offsets: offsetsOf(counts),
+      usage: counts.flatMap((count) =>
+        Array.from({ length: width }, (_, j) => (count + j * 5) % (count + 1)),
+      ),
+    },
+    ...rest,
+  }));
 
 export const neuronBalance = defineDifferentiable({
   name: "neuronBalance",
@@ -179,11 +183,12 @@ export const neuronBalanceGrad = defineKernel({
       }
     }
   },
-  samples: neuronSamples.flatMap((sample) =>
-    [0, 1].map((accumulate) => ({
-      ...sample,
-      name: `${sample.name}${accumulate ? " add" : ""}`,
-      params: { ...sample.params, accumulate },
-    })),
-  ),
+  samples: () =>
+    neuronSamples().flatMap((sample) =>
+      [0, 1].map((accumulate) => ({
+        ...sample,
+        name: `${sample.name}${accumulate ? " add" : ""}`,
+        params: { ...sample.params, accumulate },
+      })),
+    ),
 });

@@ -149,10 +149,11 @@ function storeKeyValue(type: CacheType) {
         }
       }
     },
-    samples: shapes.map(sampleOf).map(({ params: { heads, window, scale, ...params }, ...sample }) => ({
-      ...sample,
-      params,
-    })),
+    samples: () =>
+      shapes.map(sampleOf).map(({ params: { heads, window, scale, ...params }, ...sample }) => ({
+        ...sample,
+        params,
+      })),
   });
 }
 
@@ -218,7 +219,7 @@ function cachedAttention(type: CacheType) {
         }
       }
     },
-    samples: shapes.map(sampleOf),
+    samples: () => shapes.map(sampleOf),
   });
 }
 

@@ -22,14 +22,15 @@ const cases = [
   { name: "4096 tokens x 4, width 256", params: { tokens: 4096, active: 4, width: 256 }, large: true },
 ];
 
-const samples = cases.flatMap((sample) =>
-  [0, 1].map((accumulate) => ({
-    ...sample,
-    name: `${sample.name}${accumulate ? " add" : ""}`,
-    params: { ...sample.params, accumulate },
-    inputs: permutation(sample.params.tokens * sample.params.active),
-  })),
-);
+const samples = () =>
+  cases.flatMap((sample) =>
+    [0, 1].map((accumulate) => ({
+      ...sample,
+      name: `${sample.name}${accumulate ? " add" : ""}`,
+      params: { ...sample.params, accumulate },
+      inputs: permutation(sample.params.tokens * sample.params.active),
+    })),
+  );
 
 const params = { tokens: "int", active: "int", width: "int", accumulate: "int" } as const;
 

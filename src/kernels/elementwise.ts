@@ -17,7 +17,7 @@ export const add = defineDifferentiable({
   reference({ a, b, y }, { n }) {
     for (let i = 0; i < n; i++) y[i] = a[i] + b[i];
   },
-  samples: lengths,
+  samples: () => lengths,
   gradient: {
     of: ["y"],
     wrt: ["a", "b"],
@@ -38,13 +38,14 @@ export const copy = defineKernel({
   reference({ x, y }, { n, accumulate }) {
     for (let i = 0; i < n; i++) y[i] = (accumulate ? y[i] : 0) + x[i];
   },
-  samples: lengths.flatMap((sample) =>
-    [0, 1].map((accumulate) => ({
-      ...sample,
-      name: `${sample.name}${accumulate ? " add" : ""}`,
-      params: { ...sample.params, accumulate },
-    })),
-  ),
+  samples: () =>
+    lengths.flatMap((sample) =>
+      [0, 1].map((accumulate) => ({
+        ...sample,
+        name: `${sample.name}${accumulate ? " add" : ""}`,
+        params: { ...sample.params, accumulate },
+      })),
+    ),
 });
 
 export const fill = defineKernel({
@@ -56,5 +57,5 @@ export const fill = defineKernel({
   reference({ y }, { n, value }) {
     y.fill(value, 0, n);
   },
-  samples: lengths.map((sample) => ({ ...sample, params: { ...sample.params, value: 0.75 } })),
+  samples: () => lengths.map((sample) => ({ ...sample, params: { ...sample.params, value: 0.75 } })),
 });

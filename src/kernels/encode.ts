@@ -4,7 +4,7 @@
 import { defineKernel, fromBf16, toBf16 } from "./kernel.ts";
 
 const lengths = [{ n: 5 }, { n: 64 }, { n: 1000 }];
-const lengthSamples = [
+const lengthSamples = () => [
   ...lengths.map((params) => ({ name: `${params.n} elements`, params })),
   { name: "4 M elements", params: { n: 1 << 22 }, large: true },
 ];
@@ -66,7 +66,7 @@ export const encodeInt8 = defineKernel({
       for (let d = 0; d < width; d++) y[r * width + d] = roundToEven(Math.fround(x[r * width + d] * inverse));
     }
   },
-  samples: [
+  samples: () => [
     { name: "3 rows of 5", params: { rows: 3, width: 5 } },
     { name: "9 rows of 70", params: { rows: 9, width: 70 } },
     { name: "a row of zeros", params: { rows: 2, width: 4 }, inputs: { x: [0, 0, 0, 0, 1, -2, 0.5, 2] } },
@@ -74,7 +74,7 @@ export const encodeInt8 = defineKernel({
   ],
 });
 
-const transposeSamples = [
+const transposeSamples = () => [
   { name: "5 x 3", params: { groups: 1, rows: 5, columns: 3 } },
   { name: "2 groups of 33 x 70", params: { groups: 2, rows: 33, columns: 70 } },
   { name: "4 groups of 1024 x 1024", params: { groups: 4, rows: 1024, columns: 1024 }, large: true },

@@ -102,7 +102,8 @@ export interface Kernel<N extends string, B extends BufferDecls, P extends Param
   sizes(params: ParamsOf<P>): SizesOf<B>;
   /** The arbiter of what is right: plain loops, double-precision arithmetic in between. */
   reference(buffers: ArraysOf<B>, params: ParamsOf<P>): void;
-  readonly samples: readonly Sample<B, P>[];
+  /** Made when they are asked for: they take longer to make than a small model to open. */
+  samples(): readonly Sample<B, P>[];
   /** Floating-point operations of one call (multiply and add count as two); memory-bound kernels leave it out. */
   flops?(params: ParamsOf<P>): number;
   readonly gradient?: GradientRule<B, P>;

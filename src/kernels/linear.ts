@@ -92,7 +92,7 @@ export const linear = defineDifferentiable({
       bf16,
     );
   },
-  samples: denseSamples(true),
+  samples: () => denseSamples(true),
   flops,
   gradient: {
     of: ["y"],
@@ -130,7 +130,7 @@ export const linearGradInput = defineKernel({
       bf16,
     );
   },
-  samples: denseSamples(true),
+  samples: () => denseSamples(true),
   flops,
 });
 
@@ -151,7 +151,7 @@ export const linearGradWeight = defineKernel({
       bf16,
     );
   },
-  samples: denseSamples(true),
+  samples: () => denseSamples(true),
   flops,
 });
 
@@ -268,7 +268,7 @@ export const groupedLinear = defineDifferentiable({
       product(y, start * n, size, a, (p, j) => w[(e * n + j) * k + p], accumulate, bf16);
     }
   },
-  samples: gatheredSamples(),
+  samples: () => gatheredSamples(),
   flops: groupedFlops,
   gradient: {
     of: ["y"],
@@ -313,7 +313,7 @@ export const groupedLinearGradInput = defineKernel({
       product(dx, start * k, size, a, (p, j) => w[(e * n + p) * k + j], accumulate, bf16);
     }
   },
-  samples: groupedSamples(),
+  samples: () => groupedSamples(),
   flops: groupedFlops,
 });
 
@@ -344,6 +344,6 @@ export const groupedLinearGradWeight = defineKernel({
       product(dw, e * n * k, size, a, b, accumulate, bf16);
     }
   },
-  samples: gatheredSamples(),
+  samples: () => gatheredSamples(),
   flops: groupedFlops,
 });

@@ -59,24 +59,30 @@ function topKSample(
 }
 
 /** One sample for every way to score, over groups of which one is empty. */
-const scoredSamples = [
-  [0, 0, activations.silu],
-  [0, 1, activations.silu],
-  [1, 0, activations.silu],
-  [1, 1, activations.silu],
-  [1, 0, activations.gelu],
-  [1, 1, activations.sigmoid],
-].flatMap(([normalise, masked, activation]) =>
+const scoredSamples = () =>
   [
-    { counts: [3, 0, 5, 1], width: 10, kept: 3 },
-    { counts: [0, 9, 2], width: 40, kept: 10 },
-  ].map(({ counts, width, kept }) => {
-    const rows = counts.reduce((a, b) => a + b, 0);
-    const name = `${normalise ? "l1" : "none"}, ${masked ? "topk" : "all"}, activation ${activation}, ${counts.length} groups`;
-    const extras = { weighted: masked === 1, counts, normalise: normalise as 0 | 1, masked: masked as 0 | 1 };
-    return topKSample(name, [rows, width, kept], activation, extras);
-  }),
-);
+    [0, 0, activations.silu],
+    [0, 1, activations.silu],
+    [1, 0, activations.silu],
+    [1, 1, activations.silu],
+    [1, 0, activations.gelu],
+    [1, 1, activations.sigmoid],
+  ].flatMap(([normalise, masked, activation]) =>
+    [
+      { counts: [3, 0, 5, 1], width: 10, kept: 3 },
+      { counts: [0, 9, 2], width: 40, kept: 10 },
+    ].map(({ counts, width, kept }) => {
+      const rows = counts.reduce((a, b) => a + b, 0);
+      const name = `${normalise ? "l1" : "none"}, ${masked ? "topk" : "all"}, activation ${activation}, ${counts.length} groups`;
+      const extras = {
+        weighted: masked === 1,
+        counts,
+        normalise: normalise as 0 | 1,
+        masked: masked as 0 | 1,
+      };
+      return topKSample(name, [rows, width, kept], activation, extras);
+    }),
+  );
 
 const tie = [1, 1, -3, 1, 1, -3, 1, 1, 1];
 
@@ -105,7 +111,7 @@ function largeSample(name: string, kept: number, extras: Extras) {
 
 const expertsOf1024 = new Array<number>(16).fill(1024);
 
-export const topKSamples = [
+export const topKSamples = () => [
   topKSample("silu, 3 of 10", [4, 10, 3], activations.silu),
   topKSample("silu, all of 10", [3, 10, 10], activations.silu),
   topKSample("silu, all of 10, weighted", [3, 10, 10], activations.silu, { weighted: true }),
@@ -140,25 +146,26 @@ export const topKSamples = [
     }),
     activations.relu, // exact, so that near ties cannot fall differently than in the reference
   ),
-  ...scoredSamples,
+  ...scoredSamples(),
   largeSample("64 of 256", 64, {}),
   largeSample("256 of 256", 256, {}),
   largeSample("64 of 256, weighted and scored", 64, { weighted: true, counts: expertsOf1024, normalise: 1 }),
 ];
 
-export const gradSamples = topKSamples
-  .filter((sample) => !("large" in sample) || sample.params.kept === 64)
-  .flatMap(({ params: { kept: _, ...params }, name, inputs, ...rest }) =>
-    [0, 1].map((flag) => ({
-      name: `${name}${flag ? " add" : ""}`,
-      params: { ...params, accumulateGate: flag, accumulateUp: 1 - flag, accumulateWeights: flag },
-      inputs: {
-        ...inputs,
-        keep: Array.from(
-          { length: params.rows * Math.ceil(params.width / 32) },
-          (_, i) => ((i + 1) * 0x9e3779b9) >>> 0,
-        ),
-      },
-      ...rest,
-    })),
-  );
+export const gradSamples = () =>
+  topKSamples()
+    .filter((sample) => !("large" in sample) || sample.params.kept === 64)
+    .flatMap(({ params: { kept: _, ...params }, name, inputs, ...rest }) =>
+      [0, 1].map((flag) => ({
+        name: `${name}${flag ? " add" : ""}`,
+        params: { ...params, accumulateGate: flag, accumulateUp: 1 - flag, accumulateWeights: flag },
+        inputs: {
+          ...inputs,
+          keep: Array.from(
+            { length: params.rows * Math.ceil(params.width / 32) },
+            (_, i) => ((i + 1) * 0x9e3779b9) >>> 0,
+          ),
+        },
+        ...rest,
+      })),
+    );

@@ -21,13 +21,14 @@ export const sumSquares = defineKernel({
     for (let i = 0; i < n; i++) sum += x[i] ** 2;
     total[0] = (accumulate ? total[0] : 0) + sum;
   },
-  samples: lengths.flatMap(({ name, n, ...rest }) =>
-    [0, 1].map((accumulate) => ({
-      name: `${name}${accumulate ? " add" : ""}`,
-      params: { n, accumulate },
-      ...rest,
-    })),
-  ),
+  samples: () =>
+    lengths.flatMap(({ name, n, ...rest }) =>
+      [0, 1].map((accumulate) => ({
+        name: `${name}${accumulate ? " add" : ""}`,
+        params: { n, accumulate },
+        ...rest,
+      })),
+    ),
 });
 
 /**
@@ -67,12 +68,13 @@ export const adamW = defineKernel({
       param[i] = param[i] * (1 - lr * weightDecay) - lr * update;
     }
   },
-  samples: lengths.flatMap(({ name, n, ...rest }) =>
-    [0, 0.5].map((maxNorm) => ({
-      name: `${name}${maxNorm ? " clipped" : ""}`,
-      params: { n, step: 3, lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, maxNorm },
-      inputs: () => ({ v: Array.from({ length: n }, (_, i) => 0.1 + (i % 10) / 10), normSquared: [4] }),
-      ...rest,
-    })),
-  ),
+  samples: () =>
+    lengths.flatMap(({ name, n, ...rest }) =>
+      [0, 0.5].map((maxNorm) => ({
+        name: `${name}${maxNorm ? " clipped" : ""}`,
+        params: { n, step: 3, lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, maxNorm },
+        inputs: () => ({ v: Array.from({ length: n }, (_, i) => 0.1 + (i % 10) / 10), normSquared: [4] }),
+        ...rest,
+      })),
+    ),
 });

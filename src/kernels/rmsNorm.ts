@@ -3,7 +3,7 @@
 
 import { defineDifferentiable, defineKernel } from "./kernel.ts";
 
-const samples = [
+const samples = () => [
   { name: "3 rows of 5", params: { rows: 3, width: 5, eps: 1e-6 } },
   { name: "150 rows of 33", params: { rows: 150, width: 33, eps: 1e-2 } },
   { name: "4096 rows of 256", params: { rows: 4096, width: 256, eps: 1e-6 }, large: true },
@@ -83,13 +83,14 @@ export const rmsNormGrad = defineKernel({
     for (let d = 0; d < width; d++) dweight[d] = (accumulateWeight ? dweight[d] : 0) + total[d];
   },
   // The sample added here has a weight gradient of several partial sums.
-  samples: [...samples, { name: "5000 rows of 5", params: { rows: 5000, width: 5, eps: 1e-6 } }].flatMap(
-    ({ name, params: { rows, width }, large }) =>
-      [0, 1].map((flag) => ({
-        name: `${name}${flag ? " add" : ""}`,
-        params: { rows, width, accumulateX: flag, accumulateWeight: 1 - flag },
-        inputs: { rstd: Array.from({ length: rows }, (_, n) => 0.5 + (n % 7) / 8) },
-        ...(large && { large }),
-      })),
-  ),
+  samples: () =>
+    [...samples(), { name: "5000 rows of 5", params: { rows: 5000, width: 5, eps: 1e-6 } }].flatMap(
+      ({ name, params: { rows, width }, large }) =>
+        [0, 1].map((flag) => ({
+          name: `${name}${flag ? " add" : ""}`,
+          params: { rows, width, accumulateX: flag, accumulateWeight: 1 - flag },
+          inputs: { rstd: Array.from({ length: rows }, (_, n) => 0.5 + (n % 7) / 8) },
+          ...(large && { large }),
+        })),
+    ),
 });

@@ -65,7 +65,7 @@ export const rope = defineDifferentiable({
       }
     }
   },
-  samples: [
+  samples: () => [
     sample(5, 2, 6, 9, 0),
     sample(9, 3, 32, 20, 0),
     sample(9, 3, 24, 20, 1),

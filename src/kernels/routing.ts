@@ -18,7 +18,7 @@ function routerSample(tokens: number, experts: number, active: number, normalise
   };
 }
 
-const routerSamples = [
+const routerSamples = () => [
   routerSample(3, 4, 2, 1),
   routerSample(5, 8, 3, 0),
   routerSample(5, 9, 1, 1),
@@ -119,18 +119,19 @@ export const routerTopKGrad = defineKernel({
       }
     }
   },
-  samples: routerSamples.flatMap((sample) => {
-    const { tokens, experts, active, normalise } = sample.params;
-    const probs = Array.from({ length: tokens * experts }, (_, i) => (1 + (i % 5)) / (3 * experts));
-    const ids = Array.from({ length: tokens * active }, (_, s) => (s + Math.floor(s / active)) % experts);
-    const weights = ids.map((_, s) => (1 + (s % 3)) / (2 * active));
-    return [0, 1].map((accumulate) => ({
-      name: `${sample.name}${accumulate ? " add" : ""}`,
-      params: { tokens, experts, active, normalise, accumulate },
-      inputs: { probs, ids, weights },
-      ...("large" in sample && { large: true }),
-    }));
-  }),
+  samples: () =>
+    routerSamples().flatMap((sample) => {
+      const { tokens, experts, active, normalise } = sample.params;
+      const probs = Array.from({ length: tokens * experts }, (_, i) => (1 + (i % 5)) / (3 * experts));
+      const ids = Array.from({ length: tokens * active }, (_, s) => (s + Math.floor(s / active)) % experts);
+      const weights = ids.map((_, s) => (1 + (s % 3)) / (2 * active));
+      return [0, 1].map((accumulate) => ({
+        name: `${sample.name}${accumulate ? " add" : ""}`,
+        params: { tokens, experts, active, normalise, accumulate },
+        inputs: { probs, ids, weights },
+        ...("large" in sample && { large: true }),
+      }));
+    }),
 });
 
 function idSample(
@@ -167,7 +168,7 @@ export const groupByExpert = defineKernel({
       slotOfRow[row] = s;
     }
   },
-  samples: [
+  samples: () => [
     idSample("an expert without rows", 5, 4, 2, (s) => [0, 1, 3][s % 3]),
     idSample("one expert", 4, 1, 1, () => 0),
     idSample("64 experts", 100, 64, 8, (s) => (s * 37 + (s >> 3)) % 64),

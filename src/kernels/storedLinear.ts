@@ -40,7 +40,7 @@ function storedLinear(type: WeightType) {
         }
       }
     },
-    samples: [
+    samples: () => [
       ...shapes.map(({ m, n, k }) => ({ name: `${m}x${n}x${k}`, params: { m, n, k } })),
       ...[1, 8, 32, 512].map((m) => ({
         name: `${m}x1024x2048`,
@@ -56,7 +56,7 @@ export const storedLinearF32 = storedLinear("f32");
 export const storedLinearBf16 = storedLinear("bf16");
 export const storedLinearInt8 = storedLinear("i8");
 
-const rowSamples = [
+const rowSamples = () => [
   { name: "3 of 4 rows of 5", params: { tokens: 3, width: 5, vocab: 4 }, inputs: { ids: [3, 0, 3] } },
   {
     name: "40 of 50 rows of 67",
