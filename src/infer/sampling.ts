@@ -46,26 +46,78 @@ export function sampleToken(
   for (let v = 1; v < logits.length; v++) if (logits[v] > logits[best]) best = v;
   if (options.temperature === 0) return best;
 
-  // Most likely first; ties by id, so that the result does not depend on how sorting treats equals.
-  let order = Array.from({ length: logits.length }, (_, v) => v);
-  order.sort((a, b) => logits[b] - logits[a] || a - b);
-  if (options.topK > 0) order = order.slice(0, options.topK);
-  const weights = order.map((v) => Math.exp((logits[v] - logits[best]) / options.temperature));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const weightOf = (v: number) => Math.exp((logits[v] - logits[best]) / options.temperature);
+  // The order of a draw is the most likely token first, so that the same number gives the same token however many are
+  // kept. Few are looked at as a rule, so they are put into order one by one.
+  const order = new MostLikelyFirst(logits);
+  const limit = options.topK > 0 ? Math.min(options.topK, logits.length) : logits.length;
+  let total = 0;
+  if (limit < logits.length) for (let i = 0; i < limit; i++) total += weightOf(order.at(i));
+  else for (let v = 0; v < logits.length; v++) total += weightOf(v);
 
-  let kept = 0;
-  let mass = 0;
-  while (
-    kept < order.length &&
-    weights[kept] >= options.minP &&
-    (kept === 0 || mass < options.topP * total)
-  ) {
-    mass += weights[kept++];
+  let kept = limit;
+  let mass = total;
+  if (options.topP < 1 || options.minP > 0) {
+    kept = 0;
+    mass = 0;
+    while (kept < limit && (kept === 0 || mass < options.topP * total)) {
+      const weight = weightOf(order.at(kept));
+      if (weight < options.minP) break;
+      mass += weight;
+      kept++;
+    }
   }
   let rest = uniform * mass;
   for (let i = 0; i < kept; i++) {
-    rest -= weights[i];
-    if (rest < 0) return order[i];
+    rest -= weightOf(order.at(i));
+    if (rest < 0) return order.at(i);
   }
-  return order[kept - 1];
+  return order.at(kept - 1);
+}
+
+/** Tokens in order of their logits, ties by id: a heap, of which the front is sorted as far as it was asked for. */
+class MostLikelyFirst {
+  readonly #logits: ArrayLike<number>;
+  /** The heap in front, what was taken off it behind, the last taken first. */
+  readonly #ids: Int32Array;
+  #size: number;
+
+  constructor(logits: ArrayLike<number>) {
+    this.#logits = logits;
+    this.#size = logits.length;
+    this.#ids = new Int32Array(logits.length);
+    for (let v = 0; v < logits.length; v++) this.#ids[v] = v;
+    for (let i = (this.#size >> 1) - 1; i >= 0; i--) this.#sink(i);
+  }
+
+  /** The i-th most likely token, from 0. */
+  at(i: number): number {
+    const ids = this.#ids;
+    const last = ids.length - 1;
+    while (this.#size > last - i) {
+      const top = ids[0];
+      this.#size--;
+      ids[0] = ids[this.#size];
+      ids[this.#size] = top;
+      this.#sink(0);
+    }
+    return ids[last - i];
+  }
+
+  #sink(start: number): void {
+    const ids = this.#ids;
+    const before = (a: number, b: number) =>
+      this.#logits[a] > this.#logits[b] || (this.#logits[a] === this.#logits[b] && a < b);
+    const id = ids[start];
+    let at = start;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= this.#size) break;
+      if (child + 1 < this.#size && before(ids[child + 1], ids[child])) child++;
+      if (!before(ids[child], id)) break;
+      ids[at] = ids[child];
+      at = child;
+    }
+    ids[at] = id;
+  }
 }
