@@ -39,6 +39,8 @@ struct F32Format {
   static constexpr int kDepth = 1;
   static vf inner(const float* p, int64_t inners) { return loadUpTo(p, inners); }
   static vf outer(const float* p, int64_t, int64_t outers, int64_t) { return loadUpTo(p, outers); }
+  /** A vector of units from kDepth vectors of elements that follow each other. */
+  static vf units(const vf (&elements)[kDepth]) { return elements[0]; }
 };
 
 /** bf16 values in f32 units, for levels that cannot multiply bf16. */
@@ -46,6 +48,7 @@ struct RoundedFormat {
   static constexpr int kDepth = 1;
   static vf inner(const float* p, int64_t inners) { return vf(roundToBf16(loadUpTo(p, inners))); }
   static vf outer(const float* p, int64_t, int64_t outers, int64_t) { return vf(roundToBf16(loadUpTo(p, outers))); }
+  static vf units(const vf (&elements)[kDepth]) { return vf(roundToBf16(elements[0])); }
 };
 
 #if MONE_BF16 > 0
@@ -58,6 +61,7 @@ struct PairFormat {
   static vf outer(const float* p, int64_t stride, int64_t outers, int64_t inners) {
     return pairs(loadUpTo(p, outers), inners > 1 ? loadUpTo(p + stride, outers) : vf{});
   }
+  static vf units(const vf (&elements)[kDepth]) { return neighbours(elements[0], elements[1]); }
 
  private:
   static vf neighbours(vf first, vf second) { return vf(_mm512_cvtne2ps_pbh(__m512(second), __m512(first))); }

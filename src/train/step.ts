@@ -20,7 +20,7 @@ export interface StepMetrics {
 }
 
 /** Attention within each sequence of a batch. */
-export function attendWithin(config: ModelConfig, batch: number, seq: number): Attend {
+export function attendWithin(config: ModelConfig, batch: number, seq: number, bf16 = false): Attend {
   const shape = {
     batch,
     seq,
@@ -29,7 +29,7 @@ export function attendWithin(config: ModelConfig, batch: number, seq: number): A
     headDim: config.head_dim,
     window: config.sliding_window ?? 0,
   };
-  return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape);
+  return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape, bf16);
 }
 
 /** Runs a batch through the model up to its loss. `recompute`: see ForwardOptions. */
@@ -49,7 +49,7 @@ export function forwardLoss(
     Uint32Array.from({ length: tokens }, (_, t) => t % seq),
     [tokens],
   );
-  const attend = attendWithin(model.config, batch.count, seq);
+  const attend = attendWithin(model.config, batch.count, seq, bf16);
   const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance, recompute });
   const { loss, losses } = headCrossEntropy(tape, hidden, model.head, targets, bf16);
   return { loss: tape.keep(loss), losses, layers };
