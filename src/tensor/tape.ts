@@ -5,7 +5,7 @@
 // takes bookkeeping kernels, which read integers only. So a missing gradient is a compile error.
 
 import type { Backend, DeviceBuffer, HostArray } from "../backends/backend.ts";
-import { fill } from "../kernels/elementwise.ts";
+import { copy, fill } from "../kernels/elementwise.ts";
 import {
   type AnyKernel,
   accessOf,
@@ -70,6 +70,7 @@ function neededValues(
     flows: () => 1,
     target: nothing,
     accumulate: () => 0,
+    passOn: nothing,
     scratch: nothing,
     run: nothing,
   });
@@ -270,7 +271,7 @@ export class Tape {
       const target = (name: string) => {
         let entry = targets.get(name);
         if (!entry) {
-          entry = this.#gradientOf(tensors[name], gradients);
+          entry = this.#gradientOf(tensors[name], gradients, call);
           targets.set(name, entry);
         }
         return entry;
@@ -282,6 +283,18 @@ export class Tape {
         grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
         target: (name) => target(name).buffer,
         accumulate: (name) => target(name).accumulate,
+        passOn: (output, input) => {
+          const [from, to] = [tensors[output], tensors[input]];
+          const buffer = gradients.get(from);
+          if (buffer && !(to instanceof Parameter) && !gradients.has(to)) {
+            gradients.delete(from);
+            gradients.set(to, buffer);
+            targets.set(input, { buffer, accumulate: 0 });
+          } else {
+            const { buffer: y, accumulate } = target(input);
+            this.backend.run(copy, { x: context.grad(output), y }, { n: to.size, accumulate });
+          }
+        },
         scratch,
         run: (other, buffers, otherParams) => this.backend.run(other, buffers, otherParams),
       };
@@ -310,10 +323,11 @@ export class Tape {
     if (!this.#kept.has(tensor) && !this.#needs.get(tensor)) this.#release(tensor);
   }
 
-  /** Where a tensor's gradient is collected, and whether it holds something already. */
+  /** Where a tensor's gradient is collected by the rule of `call`, and whether it holds something already. */
   #gradientOf(
     tensor: Tensor,
     gradients: Map<Tensor, DeviceBuffer>,
+    { kernel, tensors, needs }: Call,
   ): { buffer: DeviceBuffer; accumulate: 0 | 1 } {
     if (tensor instanceof Parameter) {
       const accumulate = tensor.hasGradient ? 1 : 0;
@@ -322,7 +336,13 @@ export class Tape {
     }
     const existing = gradients.get(tensor);
     if (existing) return { buffer: existing, accumulate: 1 };
-    const buffer = this.backend.allocate("f32", tensor.size);
+    // The last reader of a value may leave the gradient in its place: the tensor then no longer owns its memory.
+    const inPlace = kernel.gradient.inPlace?.some((name) => tensors[name] === tensor);
+    const isLast = needs.includes(tensor) && this.#needs.get(tensor) === 1 && !this.#kept.has(tensor);
+    const buffer =
+      inPlace && isLast && this.#owned.delete(tensor)
+        ? tensor.buffer
+        : this.backend.allocate("f32", tensor.size);
     gradients.set(tensor, buffer);
     return { buffer, accumulate: 0 };
   }
