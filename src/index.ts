@@ -2,7 +2,11 @@
 
 export type { Backend } from "./backends/backend.ts";
 export { cpuLevels, openBackend } from "./backends/cpu.ts";
+export { benchDecode, type DecodeBench, type DecodeBenchOptions } from "./bench/decode.ts";
 export { benchKernels } from "./bench/kernels.ts";
+export { benchLayer, type LayerBench, type LayerBenchOptions } from "./bench/layer.ts";
+export { benchSelect, type SelectBench, type SelectBenchOptions } from "./bench/select.ts";
+export { benchTrain, type TrainBench, type TrainBenchOptions } from "./bench/train.ts";
 export { inspectModel } from "./checkpoint/inspect.ts";
 export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";

@@ -23,6 +23,8 @@ export interface ForwardOptions {
   readonly bf16: boolean;
   /** Compute balance losses and usage. */
   readonly balance: boolean;
+  /** Neurons kept instead of the configuration's number. */
+  readonly kept?: number;
   /** Forget a layer's intermediates after its forward pass, and compute them again for the backward pass. */
   readonly recompute?: boolean;
 }
@@ -165,7 +167,12 @@ export class Transformer {
     return linear(tape, attended, this.weight(`${at}.o_proj.weight`), bf16);
   }
 
-  #feedForward(tape: Tape, layer: number, x: Tensor, { bf16, balance }: ForwardOptions): LayerTensors {
+  #feedForward(
+    tape: Tape,
+    layer: number,
+    x: Tensor,
+    { bf16, balance, kept: keptByCaller }: ForwardOptions,
+  ): LayerTensors {
     const { config } = this;
     const at = `model.layers.${layer}.mlp`;
     const normed = this.#norm(tape, x, `model.layers.${layer}.post_attention_layernorm`);
@@ -176,8 +183,9 @@ export class Transformer {
         down: this.parameter(`${prefix}.down_proj${suffix}`),
       };
     const common = { activation: config.hidden_act, bf16 };
+    const selected = keptByCaller ?? keptNeurons(config);
     if (!isSparseLayer(config, layer)) {
-      const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
+      const kept = config.num_experts > 0 ? config.intermediate_size : selected;
       return { x: denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }) };
     }
     const { output, balanceLoss, usage } = mixtureLayer(
@@ -186,7 +194,7 @@ export class Transformer {
       { ...weights(`${at}.experts`, ""), router: this.weight(`${at}.gate.weight`) },
       {
         ...common,
-        kept: keptNeurons(config),
+        kept: selected,
         active: config.num_experts_per_tok,
         normaliseWeights: config.norm_topk_prob,
         neuronScore: config.neuron_aux_loss,
