@@ -91,21 +91,20 @@ struct RunningSoftmax {
    * units. Returns the factor for what was summed with earlier weights.
    */
   template <class Format>
-  float add(float* scores, float* weights, float scale, Span tile, Span visible) {
+  float add(const float* scores, float* weights, float scale, Span tile, Span visible) {
     vf most = splat(largest);
     for (int64_t j = tile.first; j < tile.last; j += kLanes) {
-      vf score = load(scores + j) * scale;
-      if (!visible.covers(j)) score = select(visible.lanes(j), score, splat(-INFINITY));
-      store(scores + j, score);
-      most = vmax(most, score);
+      const vf score = load(scores + j) * scale;
+      most = vmax(most, visible.covers(j) ? score : select(visible.lanes(j), score, splat(-INFINITY)));
     }
     const float earlier = std::exchange(largest, maximum(most));
     vf sums{};
     for (int64_t j = tile.first; j < tile.last; j += kLanes * Format::kDepth) {
       vf block[Format::kDepth];
       for (int d = 0; d < Format::kDepth; d++) {
-        const vf score = load(scores + j + d * kLanes);
-        block[d] = select(score == -INFINITY, vf{}, vexp(score - largest));
+        const int64_t i = j + d * kLanes;
+        block[d] = vexp(load(scores + i) * scale - largest);
+        if (!visible.covers(i)) block[d] = select(visible.lanes(i), block[d], vf{});
         sums += block[d];
       }
       store(weights + j / Format::kDepth * kPanelRows, Format::units(block));

@@ -75,7 +75,7 @@ export const settings = {
   } as Setting<string>,
   recompute: flag(
     false,
-    "forget each layer's intermediates and compute them again backwards: less memory, same results, about 30 % slower",
+    "forget each layer's intermediates and compute them again backwards: less memory, same results, a third to two fifths slower",
   ),
   validEvery: integer(250, 1, "steps between validations"),
   validTokens: integer(
