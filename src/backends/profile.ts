@@ -14,11 +14,12 @@ export type Phase =
   | "norms"
   | "dense"
   | "optimiser"
-  | "loading";
+  | "loading"
+  | "probe";
 
 /**
  * The part of a model that each kernel belongs to; `norms` has what else goes over the residual stream,
- * `loading` what brings weights into the form of inference.
+ * `loading` what brings weights into the form of inference, `probe` what measures the machine.
  */
 export const phaseOf: Readonly<Record<KernelName, Phase>> = {
   linear: "dense",
@@ -71,6 +72,8 @@ export const phaseOf: Readonly<Record<KernelName, Phase>> = {
   encodeInt8: "loading",
   transposeF32: "loading",
   transposeBf16: "loading",
+  probeRead: "probe",
+  probeMultiply: "probe",
 };
 
 export type Pass = "forward" | "backward" | "update";

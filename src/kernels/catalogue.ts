@@ -25,6 +25,7 @@ import {
 import { neuronExpertsBf16, neuronExpertsF32, neuronExpertsInt8 } from "./neuronExperts.ts";
 import { neuronTopK, neuronTopKGrad } from "./neuronTopK.ts";
 import { adamW, sumSquares } from "./optimizer.ts";
+import { probeMultiply, probeRead } from "./probe.ts";
 import { rmsNorm, rmsNormGrad } from "./rmsNorm.ts";
 import { rope } from "./rope.ts";
 import { groupByExpert, routerTopK, routerTopKGrad } from "./routing.ts";
@@ -89,6 +90,8 @@ export const catalogue = {
   encodeInt8,
   transposeF32,
   transposeBf16,
+  probeRead,
+  probeMultiply,
 } as const;
 
 export type KernelName = keyof typeof catalogue;
