@@ -27,6 +27,13 @@ using Bf16Product = TileProduct<HardwareTiles>;
 using Bf16Product = TileProduct<EmulatedTiles>;
 #endif
 
+/** Products in registers with bf16 operands, also where larger ones go through tiles. */
+#if MONE_BF16 == 0
+using Bf16Registers = RegisterProduct<RoundedFormat, MultiplyAdd>;
+#else
+using Bf16Registers = RegisterProduct<PairFormat, MultiplyAddPairs>;
+#endif
+
 /** Inner units of a piece: a B panel of 2 * kLanes columns takes 32 KB with 16 lanes. */
 constexpr int64_t kDepthUnits = 256;
 /** Panels of A that are packed together: about 128 KB with 16 lanes. */

@@ -39,6 +39,8 @@ struct F32Format {
   static vf inner(const Element* p, int64_t inners) { return decodeUpTo(p, inners); }
   template <class Element>
   static vf outer(const Element* p, int64_t, int64_t outers, int64_t) { return decodeUpTo(p, outers); }
+  /** A vector of units from kDepth vectors of elements that follow each other. */
+  static vf units(const vf (&elements)[kDepth]) { return elements[0]; }
 };
 
 /** bf16 values in f32 units, for levels that cannot multiply bf16. */
@@ -48,6 +50,7 @@ struct RoundedFormat {
   static vf inner(const Element* p, int64_t inners) { return vf(roundToBf16(decodeUpTo(p, inners))); }
   template <class Element>
   static vf outer(const Element* p, int64_t, int64_t outers, int64_t) { return vf(roundToBf16(decodeUpTo(p, outers))); }
+  static vf units(const vf (&elements)[kDepth]) { return vf(roundToBf16(elements[0])); }
 };
 
 #if MONE_BF16 > 0
@@ -67,6 +70,7 @@ struct PairFormat {
   static vf outer(const Element* p, int64_t stride, int64_t outers, int64_t inners) {
     return pairs(decodeUpTo(p, outers), inners > 1 ? decodeUpTo(p + stride, outers) : vf{});
   }
+  static vf units(const vf (&elements)[kDepth]) { return neighbours(elements[0], elements[1]); }
 
  private:
   static vf neighbours(vf first, vf second) { return vf(_mm512_cvtne2ps_pbh(__m512(second), __m512(first))); }

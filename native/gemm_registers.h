@@ -5,7 +5,7 @@ struct MultiplyAdd {
   static vf apply(vf sum, vf x, vf y) { return sum + x * y; }
 };
 
-#if MONE_BF16 == 1
+#if MONE_BF16 > 0
 /** Per lane: sum + x.low * y.low + x.high * y.high. */
 struct MultiplyAddPairs {
   static vf apply(vf sum, vf x, vf y) { return vf(_mm512_dpbf16_ps(__m512(sum), __m512bh(x), __m512bh(y))); }

@@ -45,4 +45,42 @@ void parallelRange(int64_t count, int64_t grain, F&& f) {
   });
 }
 
+/**
+ * Calls f(begin, end) on pieces of 0..count for work that reads memory in order: every thread begins with a long piece,
+ * so that it seldom starts anew, and ends with short ones, so that none waits long for the others. Pieces are multiples of
+ * `least`, but for the last; what is no longer than two of them is left to the caller alone.
+ */
+template <class F>
+void parallelStream(int64_t count, int64_t least, F&& f) {
+  if (least < 1) least = 1;
+  if (threads() == 1 || count <= 2 * least) {
+    if (count > 0) f(int64_t(0), count);
+    return;
+  }
+  // In each round every thread gets a piece; together they take half of what the rounds before have left.
+  const int64_t parts = threads();
+  const auto pieceIn = [=](int64_t left) {
+    const int64_t share = left / (2 * parts) / least * least;
+    return share < least ? least : share;
+  };
+  int64_t pieces = 0;
+  for (int64_t left = count; left > 0;) {
+    const int64_t piece = pieceIn(left), taken = (left + piece - 1) / piece < parts ? (left + piece - 1) / piece : parts;
+    pieces += taken;
+    left -= taken * piece;
+  }
+  parallel(pieces, [&](int64_t index) {
+    int64_t begin = 0;
+    for (;; index -= parts) {
+      const int64_t piece = pieceIn(count - begin);
+      if (index < parts) {
+        begin += index * piece;
+        f(begin, begin + piece < count ? begin + piece : count);
+        return;
+      }
+      begin += parts * piece;
+    }
+  });
+}
+
 }  // namespace mone

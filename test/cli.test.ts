@@ -232,6 +232,16 @@ describe("a trained model", { concurrency: 2 }, () => {
     );
   });
 
+  it("writes with its weights kept in fewer bits", async () => {
+    const args = ["generate", "run", "the cat", "--max-tokens", "8", "--seed", "3", "--json", "--dtype"];
+    for (const dtype of ["f32", "bf16", "int8"]) {
+      const result = await mone([...args, dtype]);
+      assert.equal(result.code, 0, result.stderr);
+      assert.equal(JSON.parse(result.stdout).tokens, 8);
+    }
+    await assertFails([...args.slice(0, -2), "--dtype", "int4"], 2, /int4.*f32, bf16, int8/);
+  });
+
   it("that is damaged is one sentence and status 1", async () => {
     const damage: [string, (path: string) => void, RegExp][] = [
       ["truncated", (path) => truncateSync(path, 5000), /model.safetensors/],
@@ -339,5 +349,29 @@ describe("other commands", { concurrency: 2 }, () => {
   it("--verbose shows where an error comes from", async () => {
     const { stderr } = await mone(["inspect", "nowhere", "--verbose"]);
     assert.match(stderr, /^\s+at .*loadModel/m);
+  });
+});
+
+describe("a random checkpoint", () => {
+  it("is written, described and run", async () => {
+    const size = ["hidden_size=16", "num_hidden_layers=1", "num_experts=4", "moe_intermediate_size=8"];
+    const init = await mone(["init", "random", "--preset", "moe-tiny", "--json", "--set", ...size]);
+    assert.equal(init.code, 0, init.stderr);
+    const { parameters } = JSON.parse(init.stdout) as { parameters: number };
+    const [inspected, generated] = await Promise.all([
+      mone(["inspect", "random", "--json"]),
+      mone(["generate", "random", "ab", "--max-tokens", "3", "--json"]),
+    ]);
+    assert.equal(JSON.parse(inspected.stdout).parameters.total, parameters);
+    assert.deepEqual(JSON.parse(inspected.stdout).dtypes, ["BF16"]);
+    assert.equal(JSON.parse(generated.stdout).tokens, 3);
+  });
+
+  it("does not go where something is, nor with impossible sizes", async () => {
+    await assertFails(["init", "."], 2, /not empty/);
+    await assertFails(["init", "nowhere", "--set", "vocab_size=100"], 2, /vocab_size must be at least 256/);
+    await assertFails(["init", "nowhere", "--preset", "moe-tini"], 2, /did you mean "moe-tiny"/);
+    await assertFails(["init", "nowhere", "--set", "num_expert=3"], 2, /did you mean "num_experts"/);
+    assert.ok(!existsSync(at("nowhere")));
   });
 });

@@ -33,6 +33,11 @@ function runRule(
     flows: () => 1,
     target: (name) => targets[name],
     accumulate: () => accumulate,
+    passOn: (output, input) => {
+      const target = targets[input];
+      for (let i = 0; i < target.length; i++)
+        target[i] = (accumulate ? target[i] : 0) + outputGrads[output][i];
+    },
     scratch: (length) => new Float64Array(length).fill(77),
     run: (other, buffers, params) =>
       other.reference(buffers as Parameters<typeof other.reference>[0], params),

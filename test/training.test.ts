@@ -12,13 +12,14 @@ import { RunError, UsageError } from "../src/errors.ts";
 import { resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
 import type { ArmResult } from "../src/report/comparison.ts";
+import { Tape } from "../src/tensor/tape.ts";
 import { tokenDatasetFromMemory } from "../src/text/dataset.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { compare } from "../src/train/compare.ts";
 import { type MetricsRecord, type TrainOptions, train } from "../src/train/loop.ts";
 import { AdamW } from "../src/train/optimizer.ts";
 import { RunFolder } from "../src/train/runFolder.ts";
-import { trainStep } from "../src/train/step.ts";
+import { forwardLoss, trainStep } from "../src/train/step.ts";
 import { bestBackend } from "./support/backends.ts";
 import { tinyRun, toyText, writeToyText } from "./support/tinyRun.ts";
 
@@ -98,6 +99,37 @@ test("micro-batches add up to the batch they were cut from", async () => {
     losses.push((await train(options)).validation.loss);
   }
   for (const loss of losses) assert.ok(Math.abs(loss - losses[0]) < 1e-4, `${losses}`);
+});
+
+test("recomputing the layers changes no bit, and takes less memory", async () => {
+  for (const dtype of ["f32", "bf16"]) {
+    const model = { ...tinyRun.model, num_hidden_layers: 3, shared_expert_intermediate_size: 16 };
+    const plain = newRun({ dtype, model, accumulation: 2, steps: 6 });
+    const again = newRun({ dtype, model, accumulation: 2, steps: 6, recompute: true });
+    await train(plain);
+    await train(again);
+    assert.deepEqual(timeless(again.out!), timeless(plain.out!));
+    assert.equal(weights(again.out!), weights(plain.out!), "weights after six steps");
+  }
+  const backend = bestBackend();
+  const model = new Transformer(
+    resolveModelConfig({ ...tinyRun.model, max_position_embeddings: 32 }),
+    backend,
+  );
+  model.initialise(1);
+  const held = [false, true].map((recompute) => {
+    const tape = new Tape(backend, { recording: true });
+    const ids = Uint32Array.from({ length: 128 }, (_, i) => i);
+    const before = backend.bytesInUse;
+    forwardLoss(tape, model, { inputs: ids, targets: ids, count: 4 }, false, true, recompute);
+    const bytes = backend.bytesInUse - before;
+    tape.release();
+    assert.equal(backend.bytesInUse, before);
+    return bytes;
+  });
+  assert.ok(held[1] < held[0] / 3, `${held}`);
+  model.close();
+  backend.close();
 });
 
 test("the same seed gives the same run, another seed another one, and any number of threads the same", async () => {

@@ -118,7 +118,7 @@ export function checkCall(
     }
     if (accessOf(decl) !== "in") {
       for (const other in buffers) {
-        if (other !== name && buffers[other] === buffer) {
+        if (other !== name && buffers[other] === buffer && kernel.inPlace?.[name] !== other) {
           throw new Error(`${kernel.name}: ${name} and ${other} are the same buffer, and ${name} is written`);
         }
       }

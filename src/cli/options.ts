@@ -36,6 +36,10 @@ export function addSettingOptions(
   for (const name of names) {
     const { default: fallback, help } = settings[name];
     const flag = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    if (typeof fallback === "boolean") {
+      command.addOption(new Option(`--${flag}`, help));
+      continue;
+    }
     const shown = hasPreset || fallback === null ? "" : ` (default: ${fallback})`;
     // Numbers are checked with the other settings, in their words.
     const read = (text: string) => (typeof fallback === "number" ? readValue(text) : text);

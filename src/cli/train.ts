@@ -11,7 +11,17 @@ import { showSteps, showText } from "./progress.ts";
 import { mergeInputs, readPairs, readSettingsFile, settingsHelp } from "./settingsInput.ts";
 
 /** Settings that have an option of their own; all the others are reached by --set. */
-const optionNames = ["preset", "data", "tokenizer", "steps", "seqLen", "batch", "seed", "dtype"] as const;
+const optionNames = [
+  "preset",
+  "data",
+  "tokenizer",
+  "steps",
+  "seqLen",
+  "batch",
+  "seed",
+  "dtype",
+  "recompute",
+] as const;
 
 type TrainFlags = Pick<TrainConfigInput, (typeof optionNames)[number]> & {
   readonly out?: string;

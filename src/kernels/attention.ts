@@ -1,10 +1,12 @@
 // Causal attention with grouped-query heads and an optional sliding window, over B sequences of S tokens.
 // Shapes: q_T(H C), k_T(G C), v_T(G C), T = B S tokens, H query heads, G key/value heads, C = head_dim; query head h
 // reads key head floor(h / (H/G)). Key j is visible to query i when j <= i and, with a window W > 0, i - W < j.
+// With `bf16` the operands of all products are rounded: q, k, v and do here; probabilities and their gradients are
+// rounded by the kernels only, on the way from one product to the next, where no rounding is exactly reproducible.
 // No S x S matrix is kept: the gradient recomputes probabilities from `lse_TH`, the logarithm of each softmax's sum.
 // Not here: attention over a cache of earlier tokens (cachedAttention.ts).
 
-import { defineDifferentiable, defineKernel } from "./kernel.ts";
+import { defineDifferentiable, defineKernel, roundToBf16 } from "./kernel.ts";
 
 export interface AttentionShape {
   batch: number;
@@ -24,6 +26,7 @@ const params = {
   headDim: "int",
   window: "int",
   scale: "float",
+  bf16: "int",
 } as const;
 
 function shapeSample(
@@ -36,9 +39,16 @@ function shapeSample(
 ) {
   return {
     name: `${batch} x ${seq} tokens, ${heads}/${kvHeads} heads of ${headDim}${window ? `, window ${window}` : ""}`,
-    params: { batch, seq, heads, kvHeads, headDim, window, scale: headDim ** -0.5 },
+    params: { batch, seq, heads, kvHeads, headDim, window, scale: headDim ** -0.5, bf16: 0 },
   };
 }
+
+function inBf16({ name, params }: ReturnType<typeof shapeSample>) {
+  return { name: `${name}, bf16`, params: { ...params, bf16: 1 } };
+}
+
+/** Rounds if asked to. */
+const reader = (bf16: number) => (bf16 ? roundToBf16 : (value: number) => value);
 
 const samples = () => [
   shapeSample(1, 1, 1, 1, 2, 0),
@@ -46,8 +56,12 @@ const samples = () => [
   shapeSample(1, 21, 2, 2, 16, 4),
   shapeSample(1, 70, 2, 1, 24, 0),
   shapeSample(1, 150, 1, 1, 32, 37),
-  { ...shapeSample(16, 256, 8, 8, 32, 0), large: true },
-  { ...shapeSample(4, 512, 8, 2, 64, 0), large: true },
+  ...[
+    shapeSample(16, 256, 8, 8, 32, 0),
+    shapeSample(4, 512, 8, 2, 64, 0),
+    inBf16(shapeSample(16, 256, 8, 8, 32, 0)),
+    inBf16(shapeSample(8, 512, 8, 8, 64, 0)),
+  ].map((sample) => ({ ...sample, large: true })),
 ];
 
 const sizes = ({ batch, seq, heads, kvHeads, headDim }: AttentionShape) => ({
@@ -86,10 +100,11 @@ export const attention = defineDifferentiable({
   sizes,
   reference({ q, k, v, o, lse }, params) {
     const { headDim, scale } = params;
+    const read = reader(params.bf16);
     forEachQuery(params, (row) => {
       const scores = row.keys.map((key) => {
         let dot = 0;
-        for (let c = 0; c < headDim; c++) dot += q[row.q + c] * k[key + c];
+        for (let c = 0; c < headDim; c++) dot += read(q[row.q + c]) * read(k[key + c]);
         return scale * dot;
       });
       const largest = Math.max(...scores);
@@ -98,7 +113,7 @@ export const attention = defineDifferentiable({
       for (let c = 0; c < headDim; c++) {
         let value = 0;
         row.keys.forEach((key, j) => {
-          value += Math.exp(scores[j] - largest) * v[key + c];
+          value += Math.exp(scores[j] - largest) * read(v[key + c]);
         });
         o[row.q + c] = value / total;
       }
@@ -160,6 +175,7 @@ export const attentionGrad = defineKernel({
   },
   reference({ q, k, v, o, lse, dO, dq, dk, dv }, params) {
     const { headDim, scale } = params;
+    const read = reader(params.bf16);
     if (!params.accumulateQ) dq.fill(0);
     if (!params.accumulateK) dk.fill(0);
     if (!params.accumulateV) dv.fill(0);
@@ -170,15 +186,15 @@ export const attentionGrad = defineKernel({
         let dot = 0;
         let dp = 0;
         for (let c = 0; c < headDim; c++) {
-          dot += q[row.q + c] * k[key + c];
-          dp += dO[row.q + c] * v[key + c];
+          dot += read(q[row.q + c]) * read(k[key + c]);
+          dp += read(dO[row.q + c]) * read(v[key + c]);
         }
         const p = Math.exp(scale * dot - lse[row.lse]);
         const dScore = scale * p * (dp - outputDot);
         for (let c = 0; c < headDim; c++) {
-          dq[row.q + c] += dScore * k[key + c];
-          dk[key + c] += dScore * q[row.q + c];
-          dv[key + c] += p * dO[row.q + c];
+          dq[row.q + c] += dScore * read(k[key + c]);
+          dk[key + c] += dScore * read(q[row.q + c]);
+          dv[key + c] += p * read(dO[row.q + c]);
         }
       }
     });

@@ -1,6 +1,8 @@
 // Generation's attention: see cachedAttention.ts for how the cache lies. Rows of a sequence that follow each other (a
 // prompt) go through it in tiles, as attention.cc does; a single row meets blocks of keys as vectors.
 
+using gemm::F32Format;
+
 constexpr int64_t kKeyBlock = 32;
 
 static inline void storeElement(float* to, float x) { *to = x; }
@@ -162,17 +164,17 @@ static void attendRun(const CachedHead<const Element>& head, const float* q, flo
       const int64_t last = std::min(keys, position + i + high - key);
       if (first >= last) continue;
       const Span tile{first, roundUp(last, kLanes)};
-      multiplyPacked(depth, packedQ + i * depth, high, keyColumns.fromColumn(first), scores + first, keysAtOnce,
+      multiplyPacked<gemm::F32Product>(depth, packedQ + i * depth, high, keyColumns.fromColumn(first), scores + first, keysAtOnce,
                      last - first, false);
       const bool add = start < key;
       for (int64_t r = 0; r < high; r++) {
         const int64_t own = position + i + r;
         const Span visible{firstVisible(own, window) - key, own + 1 - key};
         const float factor =
-            softmax[i + r].add(scores + r * keysAtOnce, weights + r * kLanes, scale, tile, visible);
+            softmax[i + r].add<F32Format>(scores + r * keysAtOnce, weights + r * kLanes, scale, tile, visible);
         if (add && factor != 1) scaleRow(o + (i + r) * stride, factor, head.headDim);
       }
-      multiplyPacked(tile.last - first, weights + first * kPanelRows, high, valueColumns.fromUnit(first), o + i * stride,
+      multiplyPacked<gemm::F32Product>(tile.last - first, weights + first * kPanelRows, high, valueColumns.fromUnit(first), o + i * stride,
                      stride, head.headDim, add);
     }
   }

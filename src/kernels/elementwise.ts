@@ -24,7 +24,7 @@ export const add = defineDifferentiable({
     rule(g) {
       const { n } = g.params;
       g.run(copy, { x: g.grad("y"), y: g.target("a") }, { n, accumulate: g.accumulate("a") });
-      g.run(copy, { x: g.grad("y"), y: g.target("b") }, { n, accumulate: g.accumulate("b") });
+      g.passOn("y", "b");
     },
   },
 });

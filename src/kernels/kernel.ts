@@ -74,6 +74,8 @@ export interface GradientContext<Ref, B extends BufferDecls, P extends ParamDecl
   target(input: keyof B & string): Ref;
   /** 1 if the target already holds a part of the gradient, to be added to; 0 if it must be overwritten. */
   accumulate(input: keyof B & string): 0 | 1;
+  /** The gradient of an input is that of an output: the same as running `copy`, but it may be handed on instead. */
+  passOn(output: keyof B & string, input: keyof B & string): void;
   /** Memory for `length` floats with undefined content, until the rule ends. */
   scratch(length: number): Ref;
   /** Runs another kernel. */
@@ -89,6 +91,8 @@ export interface GradientRule<B extends BufferDecls, P extends ParamDecls> {
   readonly of: readonly (keyof B & string)[];
   /** Inputs that receive gradients. The rule writes the target of every one of them. */
   readonly wrt: readonly (keyof B & string)[];
+  /** Inputs whose gradient may take the place of their value, where nobody else needs that. */
+  readonly inPlace?: readonly (keyof B & string)[];
   rule<Ref>(context: GradientContext<Ref, B, P>): void;
 }
 
@@ -98,6 +102,8 @@ export interface Kernel<N extends string, B extends BufferDecls, P extends Param
   readonly summary: string;
   readonly buffers: B;
   readonly params: P;
+  /** Written buffers that may be the same memory as a read one, because an element is read before it is written. */
+  readonly inPlace?: { readonly [K in keyof B]?: keyof B & string };
   /** Smallest number of elements of each buffer. */
   sizes(params: ParamsOf<P>): SizesOf<B>;
   /** The arbiter of what is right: plain loops, double-precision arithmetic in between. */

@@ -65,9 +65,9 @@ class ExpertsCall {
       for (int64_t r = firstRow(few[i]); r < firstRow(few[i]) + rowsOf(few[i]); r++)
         prepareRows<Weights>(x + r * xWords, xOf(r), 1, a.width);
 
-    const int64_t rowsPerTask = storedGrain<Weights>(a.width);
+    const int64_t leastRows = storedGrain<Weights>(a.width);
     const auto all = [&](int64_t) { return a.neurons; };
-    inPieces(few, count, rowsPerTask, all, [&](const ExpertPiece& piece, int64_t) {
+    inPieces(few, count, leastRows, all, [&](const ExpertPiece& piece, int64_t) {
       const Element* w = gate(piece.expert);
       const int64_t first = firstRow(piece.expert);
       dotRows<Weights>(
@@ -82,7 +82,7 @@ class ExpertsCall {
     uint32_t* wanted = static_cast<uint32_t*>(threadScratch(7, 4 * count * (a.neurons + 1)));
     uint32_t* wantedCount = wanted + count * a.neurons;
     withActivation(a.activation, [&](auto activation) {
-      parallelRange(count, std::max<int64_t>(1, streamGrain(a.neurons) / 4), [&](int64_t begin, int64_t end) {
+      parallelRange(count, std::max<int64_t>(1, 2048 / a.neurons), [&](int64_t begin, int64_t end) {
         ThresholdSearch search;
         for (int64_t i = begin; i < end; i++) {
           const int64_t first = firstRow(few[i]), rows = rowsOf(few[i]);
@@ -93,7 +93,7 @@ class ExpertsCall {
       });
     });
 
-    inPieces(few, count, rowsPerTask, [&](int64_t i) { return int64_t(wantedCount[i]); },
+    inPieces(few, count, leastRows, [&](int64_t i) { return int64_t(wantedCount[i]); },
              [&](const ExpertPiece& piece, int64_t at) {
       const Element* w = up(piece.expert);
       const uint32_t* neurons = wanted + at * a.neurons + piece.begin;
@@ -106,11 +106,9 @@ class ExpertsCall {
           });
     });
 
-    // Whole rows of down where there are experts enough for all threads, since memory likes long stretches.
+    // Memory likes long stretches of a row.
     constexpr int64_t kLeastColumns = 256;
-    const int64_t shares = ceilDivide(2 * threads(), count);
-    const int64_t columns = std::max(kLeastColumns, ceilDivide(ceilDivide(a.width, shares), 64) * 64);
-    inPieces(few, count, columns, [&](int64_t) { return a.width; }, [&](const ExpertPiece& piece, int64_t at) {
+    inPieces(few, count, kLeastColumns, [&](int64_t) { return a.width; }, [&](const ExpertPiece& piece, int64_t at) {
       const Element* w = down(piece.expert) + piece.begin;
       const uint32_t* neurons = wanted + at * a.neurons;
       const int64_t first = firstRow(piece.expert), rows = rowsOf(piece.expert), n = piece.end - piece.begin;
@@ -128,17 +126,16 @@ class ExpertsCall {
     });
   }
 
-  /** Calls work(piece, index in `few`) for pieces of at most `most` of each expert's extent(index), on all threads. */
+  /** Calls work(piece, index in `list`) for pieces of the extent(index) of each expert, on all threads. */
   template <class Extent, class Work>
-  void inPieces(const int64_t* few, int64_t count, int64_t most, Extent&& extent, Work&& work) {
-    int64_t pieces = 0;
-    for (int64_t i = 0; i < count; i++) pieces += ceilDivide(extent(i), most);
-    parallelRange(pieces, 1, [&](int64_t begin, int64_t end) {
-      int64_t i = 0, before = 0;
-      for (int64_t p = begin; p < end; p++) {
-        for (; p >= before + ceilDivide(extent(i), most); i++) before += ceilDivide(extent(i), most);
-        const int64_t from = (p - before) * most;
-        work(ExpertPiece{few[i], from, std::min(extent(i), from + most)}, i);
+  void inPieces(const int64_t* list, int64_t count, int64_t least, Extent&& extent, Work&& work) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) total += extent(i);
+    parallelStream(total, least, [&](int64_t begin, int64_t end) {
+      int64_t before = 0;  // of all extents
+      for (int64_t i = 0; i < count && before < end; before += extent(i), i++) {
+        const int64_t from = std::max(begin - before, int64_t(0)), to = std::min(end - before, extent(i));
+        if (from < to) work(ExpertPiece{list[i], from, to}, i);
       }
     });
   }

@@ -112,6 +112,7 @@ export const neuronTopK = defineDifferentiable({
   gradient: {
     of: ["hidden", "scores"],
     wrt: ["gate", "up", "weights"],
+    inPlace: ["gate", "up"],
     rule(g) {
       const { kept: _, ...params } = g.params;
       g.run(
@@ -157,6 +158,7 @@ export const neuronTopKGrad = defineKernel({
     dup: "inout f32",
     dweights: "inout f32",
   },
+  inPlace: { dgate: "gate", dup: "up" },
   params: { ...params, accumulateGate: "int", accumulateUp: "int", accumulateWeights: "int" },
   sizes: (params) => {
     const { hidden, perExpert, ...others } = sizes(params);
@@ -165,27 +167,10 @@ export const neuronTopKGrad = defineKernel({
   },
   reference({ gate, up, weights, slotOfRow, offsets, keep, dhidden, dscores, dgate, dup, dweights }, params) {
     const { rows, width, activation, weighted, scored, groups, normalise, masked } = params;
-    for (let r = 0; r < rows; r++) {
-      const weight = weighted ? weights[slotOfRow[r]] : 1;
-      let dot = 0; // with the hidden values before they are weighted
-      for (let j = 0; j < width; j++) {
-        const i = r * width + j;
-        const dh = isKept(keep, r, j, width) ? dhidden[i] : 0;
-        const value = activate(activation, gate[i]);
-        const gateGrad = dh * weight * up[i] * activateGrad(activation, gate[i]);
-        dgate[i] = (params.accumulateGate ? dgate[i] : 0) + gateGrad;
-        dup[i] = (params.accumulateUp ? dup[i] : 0) + dh * weight * value;
-        dot += dh * value * up[i];
-      }
-      if (weighted) {
-        const slot = slotOfRow[r];
-        dweights[slot] = (params.accumulateWeights ? dweights[slot] : 0) + dot;
-      }
-    }
-    if (!scored) return;
     // With c_j = dscores_j, or 0 where the score is masked: d/dG_j of sum_m c_m |G_m| / S is sign(G_j) (c_j - mean) / S,
     // where mean = sum_m c_m |G_m| / S when S = sum |G|, and 0 when S is the constant 1.
-    forExpertRows(offsets, groups, (e, r) => {
+    const scoreGrads = new Float64Array(rows * width); // complete before dgate, which may lie where gate does
+    forExpertRows(offsets, scored ? groups : 0, (e, r) => {
       const c = (j: number) => (masked && !isKept(keep, r, j, width) ? 0 : dscores[e * width + j]);
       const scale = scoreScale(gate, r, params);
       let mean = 0;
@@ -195,9 +180,27 @@ export const neuronTopKGrad = defineKernel({
       for (let j = 0; j < width; j++) {
         const i = r * width + j;
         const sign = Math.sign(activate(activation, gate[i]));
-        dgate[i] += ((c(j) - mean) / scale) * sign * activateGrad(activation, gate[i]);
+        scoreGrads[i] = ((c(j) - mean) / scale) * sign * activateGrad(activation, gate[i]);
       }
     });
+    for (let r = 0; r < rows; r++) {
+      const weight = weighted ? weights[slotOfRow[r]] : 1;
+      let dot = 0; // with the hidden values before they are weighted
+      for (let j = 0; j < width; j++) {
+        const i = r * width + j;
+        const dh = isKept(keep, r, j, width) ? dhidden[i] : 0;
+        const value = activate(activation, gate[i]);
+        const gateGrad = dh * weight * up[i] * activateGrad(activation, gate[i]) + scoreGrads[i];
+        const upGrad = dh * weight * value;
+        dot += dh * value * up[i];
+        dgate[i] = (params.accumulateGate ? dgate[i] : 0) + gateGrad;
+        dup[i] = (params.accumulateUp ? dup[i] : 0) + upGrad;
+      }
+      if (weighted) {
+        const slot = slotOfRow[r];
+        dweights[slot] = (params.accumulateWeights ? dweights[slot] : 0) + dot;
+      }
+    }
   },
   samples: gradSamples,
 });

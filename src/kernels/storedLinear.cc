@@ -4,10 +4,10 @@
 /** Rows of x up to which reading the weights once is the cost; beyond, packing them pays. */
 constexpr int64_t kFewRows = 32;
 
-/** Stored rows worth a task: enough bytes that handing it out costs nothing beside reading them. */
+/** The fewest stored rows worth a task: enough bytes that handing it out costs little beside reading them. */
 template <class Weights>
 static inline int64_t storedGrain(int64_t k) {
-  constexpr int64_t kBytes = 1 << 17;
+  constexpr int64_t kBytes = 1 << 15;
   const int64_t rows = kBytes / std::max<int64_t>(1, k * int64_t(sizeof(typename Weights::Element)));
   return std::max<int64_t>(kRowsAtOnce, rows / kRowsAtOnce * kRowsAtOnce);
 }
@@ -30,7 +30,7 @@ static void storedLinear(const Args& a) {
   }
   float* x = static_cast<float*>(threadScratch(4, 4 * a.m * preparedWords<Weights>(a.k)));
   prepareRows<Weights>(x, a.x, a.m, a.k);
-  parallelRange(a.n, storedGrain<Weights>(a.k), [&](int64_t begin, int64_t end) {
+  parallelStream(a.n, storedGrain<Weights>(a.k), [&](int64_t begin, int64_t end) {
     dotRows<Weights>(
         end - begin, [&](int64_t i) { return a.w + (begin + i) * a.k; }, x, a.m, a.k,
         [&](int64_t i, int64_t v, float sum) {

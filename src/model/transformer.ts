@@ -23,7 +23,18 @@ export interface ForwardOptions {
   readonly bf16: boolean;
   /** Compute balance losses and usage. */
   readonly balance: boolean;
+  /** Forget a layer's intermediates after its forward pass, and compute them again for the backward pass. */
+  readonly recompute?: boolean;
 }
+
+/** What leaves a layer: the residual stream, and the balance of its experts. */
+type LayerTensors = {
+  readonly x: Tensor;
+  readonly expertLoss?: Tensor;
+  readonly neuronLoss?: Tensor;
+  readonly expertUsage?: Tensor;
+  readonly neuronUsage?: Tensor;
+};
 
 export interface ForwardOutput {
   /** After the last norm, before the head: [T, D]. */
@@ -108,13 +119,27 @@ export class Transformer {
     const layers: ForwardOutput["layers"][number][] = [];
     let x = embedding(tape, ids, this.weight("model.embed_tokens.weight"));
     for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
-      x = tape.scope(() => {
-        const attended = tape.scope(() => add(tape, x, this.#attention(tape, layer, x, positions, options)));
-        return add(tape, attended, this.#feedForward(tape, layer, attended, options, layers));
-      });
+      const input = x;
+      const run = (on: Tape) => this.#layer(on, layer, input, positions, options);
+      const out = options.recompute ? tape.recomputed(run) : tape.scope(() => run(tape));
+      x = out.x;
+      const { expertLoss: experts, neuronLoss: neurons, expertUsage, neuronUsage } = out;
+      if (expertUsage) {
+        layers.push({
+          balanceLoss: { experts, neurons },
+          usage: { experts: expertUsage, neurons: neuronUsage },
+        });
+      }
+      for (const tensor of [experts, neurons, expertUsage, neuronUsage]) if (tensor) tape.keep(tensor);
     }
     const hidden = this.#norm(tape, x, "model.norm");
     return { hidden, layers };
+  }
+
+  #layer(tape: Tape, layer: number, x: Tensor, positions: Tensor, options: ForwardOptions): LayerTensors {
+    const attended = tape.scope(() => add(tape, x, this.#attention(tape, layer, x, positions, options)));
+    const { x: forward, ...balance } = this.#feedForward(tape, layer, attended, options);
+    return { x: add(tape, attended, forward), ...balance };
   }
 
   #norm(tape: Tape, x: Tensor, name: string): Tensor {
@@ -140,13 +165,7 @@ export class Transformer {
     return linear(tape, attended, this.weight(`${at}.o_proj.weight`), bf16);
   }
 
-  #feedForward(
-    tape: Tape,
-    layer: number,
-    x: Tensor,
-    { bf16, balance }: ForwardOptions,
-    layers: Pick<LayerOutput, "balanceLoss" | "usage">[],
-  ): Tensor {
+  #feedForward(tape: Tape, layer: number, x: Tensor, { bf16, balance }: ForwardOptions): LayerTensors {
     const { config } = this;
     const at = `model.layers.${layer}.mlp`;
     const normed = this.#norm(tape, x, `model.layers.${layer}.post_attention_layernorm`);
@@ -159,7 +178,7 @@ export class Transformer {
     const common = { activation: config.hidden_act, bf16 };
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : keptNeurons(config);
-      return denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept });
+      return { x: denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }) };
     }
     const { output, balanceLoss, usage } = mixtureLayer(
       tape,
@@ -174,19 +193,16 @@ export class Transformer {
         balance,
       },
     );
-    if (balance) layers.push({ balanceLoss, usage });
-    for (const tensor of [
-      balanceLoss.experts,
-      balanceLoss.neurons,
-      balance && usage.experts,
-      usage.neurons,
-    ]) {
-      if (tensor) tape.keep(tensor);
-    }
-    if (config.shared_expert_intermediate_size === 0) return output;
+    const balanced = balance && {
+      expertLoss: balanceLoss.experts,
+      neuronLoss: balanceLoss.neurons,
+      expertUsage: usage.experts,
+      neuronUsage: usage.neurons,
+    };
+    if (config.shared_expert_intermediate_size === 0) return { x: output, ...balanced };
     const kept = config.shared_expert_intermediate_size;
     const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
-    return add(tape, output, shared);
+    return { x: add(tape, output, shared), ...balanced };
   }
 
   /** Gives all memory back. */

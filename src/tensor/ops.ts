@@ -76,9 +76,16 @@ export function rope(tape: Tape, x: Tensor, table: Tensor, positions: Tensor): T
   return tape.call(k.rope, { x, table, positions }, params, { y: x.shape }).y;
 }
 
-/** Causal attention of q_T(H C) over k_T(G C), v_T(G C): [T, H C]. */
-export function attention(tape: Tape, q: Tensor, key: Tensor, v: Tensor, shape: AttentionShape): Tensor {
-  const params = { ...shape, scale: shape.headDim ** -0.5 };
+/** Causal attention of q_T(H C) over k_T(G C), v_T(G C): [T, H C]. `bf16` rounds the operands of its products. */
+export function attention(
+  tape: Tape,
+  q: Tensor,
+  key: Tensor,
+  v: Tensor,
+  shape: AttentionShape,
+  bf16: boolean,
+): Tensor {
+  const params = { ...shape, scale: shape.headDim ** -0.5, bf16: bf16 ? 1 : 0 };
   const rows = shape.batch * shape.seq * shape.heads;
   return tape.call(k.attention, { q, k: key, v }, params, { o: q.shape, lse: [rows] }).o;
 }

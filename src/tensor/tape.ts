@@ -5,7 +5,7 @@
 // takes bookkeeping kernels, which read integers only. So a missing gradient is a compile error.
 
 import type { Backend, DeviceBuffer, HostArray } from "../backends/backend.ts";
-import { fill } from "../kernels/elementwise.ts";
+import { copy, fill } from "../kernels/elementwise.ts";
 import {
   type AnyKernel,
   accessOf,
@@ -40,6 +40,19 @@ interface Call {
   readonly needs: readonly Tensor[];
 }
 
+/** A part of the forward pass that was not recorded: the backward pass runs it again. */
+interface Segment {
+  readonly body: (tape: Tape) => NamedTensors;
+  readonly outputs: NamedTensors;
+}
+
+/** Tensors by name; some may be missing. */
+export type NamedTensors = Readonly<Record<string, Tensor | undefined>>;
+
+function tensorsOf(named: NamedTensors): Tensor[] {
+  return Object.values(named).filter((tensor) => tensor !== undefined);
+}
+
 /** The tensors of a call whose values its gradient rule reads, found by running the rule without a backend. */
 function neededValues(
   { gradient }: Recordable,
@@ -58,6 +71,7 @@ function neededValues(
     flows: () => 1,
     target: nothing,
     accumulate: () => 0,
+    passOn: nothing,
     scratch: nothing,
     run: nothing,
   });
@@ -71,7 +85,7 @@ function noGradient(name: string): Error {
 export class Tape {
   readonly backend: Backend;
   readonly recording: boolean;
-  readonly #calls: Call[] = [];
+  readonly #calls: (Call | Segment)[] = [];
   /** Intermediates that are still alive. */
   readonly #owned = new Set<Tensor>();
   readonly #kept = new Set<Tensor>();
@@ -168,14 +182,30 @@ export class Tape {
   /**
    * Frees what `body` allocates, except the tensors it returns; while recording, except those that gradients need.
    */
-  scope<R extends Tensor | readonly Tensor[]>(body: () => R): R {
+  scope<R extends Tensor | NamedTensors>(body: () => R): R {
     const before = new Set(this.#owned);
     const result = body();
-    const survivors = new Set<Tensor>(Array.isArray(result) ? result : [result]);
+    const survivors = new Set(result instanceof Tensor ? [result] : tensorsOf(result));
     for (const tensor of [...this.#owned]) {
       if (!before.has(tensor) && !survivors.has(tensor)) this.#releaseUnneeded(tensor);
     }
     return result;
+  }
+
+  /**
+   * Runs `body` and frees all that it allocates but the tensors it returns. The backward pass runs it once more to have
+   * the intermediates again: half as much arithmetic on top for a step that remembers only what leaves such parts.
+   * @param body must do the same each time, on the tape that it is given.
+   */
+  recomputed<R extends NamedTensors>(body: (tape: Tape) => R): R {
+    const inner = new Tape(this.backend, { recording: false });
+    const outputs = body(inner);
+    for (const tensor of tensorsOf(outputs)) {
+      if (inner.#owned.delete(tensor)) this.#owned.add(tensor);
+    }
+    inner.release();
+    if (this.recording) this.#calls.push({ body, outputs });
+    return outputs;
   }
 
   /**
@@ -191,10 +221,36 @@ export class Tape {
       this.backend.run(fill, { y: seed }, { n: 1, value: weight });
       gradients.set(loss, seed);
     }
-    for (let i = this.#calls.length - 1; i >= 0; i--) this.#runRule(this.#calls[i], gradients);
+    this.#runBackwards(gradients);
+    for (const buffer of gradients.values()) this.backend.free(buffer);
+  }
+
+  #runBackwards(gradients: Map<Tensor, DeviceBuffer>): void {
+    for (let i = this.#calls.length - 1; i >= 0; i--) {
+      const call = this.#calls[i];
+      if ("body" in call) this.#replay(call, gradients);
+      else this.#runRule(call, gradients);
+    }
     this.#calls.length = 0;
     this.#needs.clear();
-    for (const buffer of gradients.values()) this.backend.free(buffer);
+  }
+
+  /** Runs a segment again, recording, and then its gradient rules; gradients of its inputs are left in the map. */
+  #replay({ body, outputs }: Segment, gradients: Map<Tensor, DeviceBuffer>): void {
+    if (tensorsOf(outputs).some((tensor) => gradients.has(tensor))) {
+      const tape = new Tape(this.backend, { recording: true });
+      const again = body(tape);
+      for (const name in outputs) {
+        const output = outputs[name];
+        const gradient = output && gradients.get(output);
+        if (!gradient) continue;
+        gradients.delete(output);
+        gradients.set(again[name] as Tensor, gradient);
+      }
+      tape.#runBackwards(gradients);
+      tape.release();
+    }
+    for (const output of tensorsOf(outputs)) this.#releaseUnneeded(output);
   }
 
   #runRule(call: Call, gradients: Map<Tensor, DeviceBuffer>): void {
@@ -216,7 +272,7 @@ export class Tape {
       const target = (name: string) => {
         let entry = targets.get(name);
         if (!entry) {
-          entry = this.#gradientOf(tensors[name], gradients);
+          entry = this.#gradientOf(tensors[name], gradients, call);
           targets.set(name, entry);
         }
         return entry;
@@ -228,6 +284,18 @@ export class Tape {
         grad: (name) => gradients.get(tensors[name]) ?? zeros(tensors[name].size),
         target: (name) => target(name).buffer,
         accumulate: (name) => target(name).accumulate,
+        passOn: (output, input) => {
+          const [from, to] = [tensors[output], tensors[input]];
+          const buffer = gradients.get(from);
+          if (buffer && !(to instanceof Parameter) && !gradients.has(to)) {
+            gradients.delete(from);
+            gradients.set(to, buffer);
+            targets.set(input, { buffer, accumulate: 0 });
+          } else {
+            const { buffer: y, accumulate } = target(input);
+            this.backend.run(copy, { x: context.grad(output), y }, { n: to.size, accumulate });
+          }
+        },
         scratch,
         run: (other, buffers, otherParams) => this.backend.run(other, buffers, otherParams),
       };
@@ -256,10 +324,11 @@ export class Tape {
     if (!this.#kept.has(tensor) && !this.#needs.get(tensor)) this.#release(tensor);
   }
 
-  /** Where a tensor's gradient is collected, and whether it holds something already. */
+  /** Where a tensor's gradient is collected by the rule of `call`, and whether it holds something already. */
   #gradientOf(
     tensor: Tensor,
     gradients: Map<Tensor, DeviceBuffer>,
+    { kernel, tensors, needs }: Call,
   ): { buffer: DeviceBuffer; accumulate: 0 | 1 } {
     if (tensor instanceof Parameter) {
       const accumulate = tensor.hasGradient ? 1 : 0;
@@ -268,7 +337,13 @@ export class Tape {
     }
     const existing = gradients.get(tensor);
     if (existing) return { buffer: existing, accumulate: 1 };
-    const buffer = this.backend.allocate("f32", tensor.size);
+    // The last reader of a value may leave the gradient in its place: the tensor then no longer owns its memory.
+    const inPlace = kernel.gradient.inPlace?.some((name) => tensors[name] === tensor);
+    const isLast = needs.includes(tensor) && this.#needs.get(tensor) === 1 && !this.#kept.has(tensor);
+    const buffer =
+      inPlace && isLast && this.#owned.delete(tensor)
+        ? tensor.buffer
+        : this.backend.allocate("f32", tensor.size);
     gradients.set(tensor, buffer);
     return { buffer, accumulate: 0 };
   }

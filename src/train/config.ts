@@ -27,6 +27,14 @@ function number(fallback: number, low: number, high: number, help: string): Sett
       : `must be a number from ${low} to ${high}`;
   return { default: fallback, help, must, check: isNumber(low, high) };
 }
+function flag(fallback: boolean, help: string): Setting<boolean> {
+  return {
+    default: fallback,
+    help,
+    must: "must be true or false",
+    check: (value) => typeof value === "boolean",
+  };
+}
 function text<T extends string | null>(fallback: T, help: string): Setting<string | T> {
   const check = (value: unknown) => typeof value === "string" || (fallback === null && value === null);
   return { default: fallback, help, must: "must be a string", check };
@@ -65,6 +73,10 @@ export const settings = {
     must: "must be auto, f32 or bf16",
     check: (value) => ["auto", "f32", "bf16"].includes(value as string),
   } as Setting<string>,
+  recompute: flag(
+    false,
+    "forget each layer's intermediates and compute them again backwards: less memory, same results, about 30 % slower",
+  ),
   validEvery: integer(250, 1, "steps between validations"),
   validTokens: integer(
     65536,

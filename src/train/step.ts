@@ -20,7 +20,7 @@ export interface StepMetrics {
 }
 
 /** Attention within each sequence of a batch. */
-export function attendWithin(config: ModelConfig, batch: number, seq: number): Attend {
+export function attendWithin(config: ModelConfig, batch: number, seq: number, bf16 = false): Attend {
   const shape = {
     batch,
     seq,
@@ -29,11 +29,18 @@ export function attendWithin(config: ModelConfig, batch: number, seq: number): A
     headDim: config.head_dim,
     window: config.sliding_window ?? 0,
   };
-  return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape);
+  return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape, bf16);
 }
 
-/** Runs a batch through the model up to its loss. */
-export function forwardLoss(tape: Tape, model: Transformer, batch: Batch, bf16: boolean, balance: boolean) {
+/** Runs a batch through the model up to its loss. `recompute`: see ForwardOptions. */
+export function forwardLoss(
+  tape: Tape,
+  model: Transformer,
+  batch: Batch,
+  bf16: boolean,
+  balance: boolean,
+  recompute = false,
+) {
   const tokens = batch.inputs.length;
   const seq = tokens / batch.count;
   const ids = tape.constant(batch.inputs, [tokens]);
@@ -42,8 +49,8 @@ export function forwardLoss(tape: Tape, model: Transformer, batch: Batch, bf16: 
     Uint32Array.from({ length: tokens }, (_, t) => t % seq),
     [tokens],
   );
-  const attend = attendWithin(model.config, batch.count, seq);
-  const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance });
+  const attend = attendWithin(model.config, batch.count, seq, bf16);
+  const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance, recompute });
   const { loss, losses } = headCrossEntropy(tape, hidden, model.head, targets, bf16);
   return { loss: tape.keep(loss), losses, layers };
 }
@@ -56,14 +63,14 @@ export async function trainStep(
   model: Transformer,
   optimizer: AdamW,
   batches: readonly Batch[],
-  { learningRate, bf16 }: { learningRate: number; bf16: boolean },
+  { learningRate, bf16, recompute }: { learningRate: number; bf16: boolean; recompute?: boolean },
 ): Promise<StepMetrics> {
   const { router_aux_loss_coef, neuron_aux_loss_coef } = model.config;
   const share = 1 / batches.length;
   const metrics: StepMetrics = { loss: 0, gradientNorm: 0 };
   for (const batch of batches) {
     const tape = new Tape(model.backend, { recording: true });
-    const { loss, layers } = forwardLoss(tape, model, batch, bf16, true);
+    const { loss, layers } = forwardLoss(tape, model, batch, bf16, true, recompute);
     const experts = balanceTerms(layers, "experts");
     const neurons = balanceTerms(layers, "neurons");
     tape.backward([

@@ -77,13 +77,17 @@ export class Trainer {
 
   /** One update. */
   async advance(): Promise<StepMetrics & { learningRate: number }> {
-    const { batch, accumulation } = this.config;
+    const { batch, accumulation, recompute } = this.config;
     const { learningRate, bf16, position } = this;
     const batches = Array.from({ length: accumulation }, (_, i) =>
       this.sampler.batch(position + i * batch, batch),
     );
     const start = performance.now();
-    const metrics = await trainStep(this.model, this.optimizer, batches, { learningRate, bf16 });
+    const metrics = await trainStep(this.model, this.optimizer, batches, {
+      learningRate,
+      bf16,
+      recompute,
+    });
     this.seconds += (performance.now() - start) / 1000;
     this.step++;
     return { ...metrics, learningRate };
