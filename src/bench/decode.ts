@@ -1,6 +1,7 @@
 // Decoding and prompts on a model of random stored weights: tokens a second against kept neurons and sequences at once,
 // and the share of the machine's read bandwidth that a single sequence reaches.
 
+import { availableParallelism } from "node:os";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
@@ -11,6 +12,7 @@ import { sizedConfig, sizes } from "../model/presets.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { RandomStream } from "../random.ts";
 import { decodeBytes } from "./cost.ts";
+import { DecodePeers, type PeerTiming } from "./decodePeers.ts";
 import {
   describeMachine,
   LimitProbe,
@@ -19,6 +21,7 @@ import {
   median,
   quantile,
 } from "./machine.ts";
+import type { MissingPeer } from "./peers/process.ts";
 
 export interface DecodeBenchOptions {
   /** A named size, or a width. Default large: D 1024, 12 layers, 16 heads, 32 experts top-4, F 1024. */
@@ -34,6 +37,8 @@ export interface DecodeBenchOptions {
   readonly rounds?: number;
   readonly threads?: number;
   readonly backend?: Backend;
+  /** Run other engines beside ours, where they are installed. */
+  readonly peers?: boolean;
   /** Memory that the bandwidth probe reads; small only for a quick look. */
   readonly probeBytes?: number;
   readonly signal?: AbortSignal;
@@ -69,6 +74,9 @@ export interface DecodeBench {
   readonly tokens: number;
   readonly rounds: number;
   readonly timings: readonly DecodeTiming[];
+  /** Other engines, measured in turn with ours, and those that are not here. */
+  readonly peers?: readonly PeerTiming[];
+  readonly missingPeers?: readonly MissingPeer[];
 }
 
 /** A size's configuration. @throws UsageError for an unknown name. */
@@ -104,9 +112,21 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Dec
     const models = kept.map((K) => ({ ...base, num_neurons_per_tok: K }));
     const model = createRandomModel(base, backend, { dtype });
     const cases = models.flatMap((config) => batches.map((batch) => ({ config, batch, runs: [] as Run[] })));
+    let peers: DecodePeers | undefined;
+    let peerTimings: PeerTiming[] = [];
     try {
+      if (options.peers) {
+        options.onStep?.(0, rounds * cases.length, "starting other engines");
+        peers = await DecodePeers.start(
+          models,
+          dtype,
+          options.threads ?? availableParallelism(),
+          options.signal,
+        );
+      }
       for (let round = 0; round < rounds; round++) {
         await probe.measure();
+        await peers?.measure(prompt, tokens);
         for (const [index, one] of cases.entries()) {
           throwIfAborted(options.signal);
           const what = `K ${one.config.num_neurons_per_tok}, batch ${one.batch}`;
@@ -117,8 +137,10 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Dec
           one.runs.push(await timeDecoding(model, run));
         }
       }
+      peerTimings = peers?.timings(prompt) ?? [];
     } finally {
       model.close();
+      peers?.close();
     }
     const { limits } = probe;
     const rate = ({ batch, runs }: (typeof cases)[number]) => batch / median(runs.map((run) => run.step));
@@ -152,6 +174,7 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Dec
       tokens,
       rounds,
       timings,
+      ...(peers && { peers: peerTimings, missingPeers: peers.missing }),
     };
   } finally {
     if (!options.backend) backend.close();

@@ -9,8 +9,10 @@ import { renderPage, type Section } from "../report/page.ts";
 import { linePlot, plotStyle } from "../report/plot.ts";
 import type { Column, Table } from "../report/table.ts";
 import type { DecodeBench } from "./decode.ts";
+import type { PeerTiming } from "./decodePeers.ts";
 import type { LayerBench } from "./layer.ts";
 import type { MachineDescription, MachineLimits } from "./machine.ts";
+import type { MissingPeer } from "./peers/process.ts";
 import type { SelectBench } from "./select.ts";
 import type { TrainBench, TrainTiming } from "./train.ts";
 
@@ -22,6 +24,8 @@ export interface BenchReport {
   readonly limits?: MachineLimits;
   readonly tables: readonly Table[];
   readonly plots: readonly { readonly name: string; readonly svg: string }[];
+  /** Engines that were asked for and are not here. */
+  readonly missingPeers?: readonly MissingPeer[];
   /** Everything that was measured. */
   readonly data: object;
 }
@@ -94,12 +98,59 @@ export function decodeReport(bench: DecodeBench): BenchReport {
       }),
     });
   }
-  const { machine } = bench;
-  return { name: "decode", title: "Decoding", machine, limits, tables: [table], plots, data: bench };
+  const { machine, peers, missingPeers } = bench;
+  const tables = peers ? [table, peerTable(bench, peers)] : [table];
+  return { name: "decode", title: "Decoding", machine, limits, tables, plots, missingPeers, data: bench };
+}
+
+/** Other engines, each beside ours with the same kept neurons and with a quarter of them. */
+function peerTable({ timings, config }: DecodeBench, peers: readonly PeerTiming[]): Table {
+  const ours = (kept: number) => timings.find((timing) => timing.kept === kept && timing.batch === 1);
+  const quarter = ours(config.moe_intermediate_size / 4);
+  return {
+    title: "Other engines, in turn with ours, one sequence",
+    columns: [
+      { key: "name", label: "Engine", align: "left" },
+      { key: "version", label: "Version", align: "left" },
+      right("kept", "K"),
+      right("tokensPerSecond", "tok/s", digits(1)),
+      right("mebibytes", "MiB/token", digits(0)),
+      right("gigabytesPerSecond", "GB/s", digits(1)),
+      right("promptTokensPerSecond", "prompt tok/s", digits(0)),
+      right("ratio", "ours, same K", times),
+      right("quarterRatio", "ours, K = F/4", times),
+      right("promptRatio", "our prompt", times),
+    ],
+    rows: peers.map(
+      ({
+        name,
+        version,
+        kept,
+        tokensPerSecond,
+        bytesPerToken,
+        gigabytesPerSecond,
+        promptTokensPerSecond,
+      }) => {
+        const same = ours(kept);
+        return {
+          name,
+          version,
+          kept,
+          tokensPerSecond,
+          mebibytes: bytesPerToken / 2 ** 20,
+          gigabytesPerSecond,
+          promptTokensPerSecond,
+          ratio: same && same.tokensPerSecond / tokensPerSecond,
+          quarterRatio: quarter && quarter.tokensPerSecond / tokensPerSecond,
+          promptRatio: same && same.promptTokensPerSecond / promptTokensPerSecond,
+        };
+      },
+    ),
+  };
 }
 
 export function trainReport(bench: TrainBench): BenchReport {
-  const { timings, dtype, machine, limits, peakMemory } = bench;
+  const { timings, dtype, machine, limits, peakMemory, missingPeers } = bench;
   const table: Table = {
     title: `Training step in ${dtype}; peak memory ${formatCount(peakMemory / 2 ** 20)} MiB`,
     columns: [
@@ -123,7 +174,11 @@ export function trainReport(bench: TrainBench): BenchReport {
       peakShare: moe.peakShare,
     })),
   };
-  const tables = [table, ...timings.filter((timing) => timing.profile).map(profileTable)];
+  const tables = [
+    table,
+    ...timings.filter((timing) => timing.peers).map(trainPeerTable),
+    ...timings.filter((timing) => timing.profile).map(profileTable),
+  ];
   const plots = [];
   if (timings.length > 1) {
     const x = { label: "width", log: true };
@@ -147,7 +202,29 @@ export function trainReport(bench: TrainBench): BenchReport {
       svg: linePlot({ title: "The price of choosing neurons", x, y, series: ratio, references }),
     });
   }
-  return { name: "train", title: "Training", machine, limits, tables, plots, data: bench };
+  return { name: "train", title: "Training", machine, limits, tables, plots, missingPeers, data: bench };
+}
+
+function trainPeerTable({ size, moe, mone, peers = [] }: TrainTiming): Table {
+  return {
+    title: `PyTorch on the same steps, in turn with ours, size ${size}`,
+    columns: [
+      { key: "name", label: "Engine", align: "left" },
+      { key: "version", label: "Version", align: "left" },
+      right("kept", "K"),
+      right("tokensPerSecond", "tok/s", digits(0)),
+      right("ratio", "ours", times, "our rate with the same K over this one"),
+      right("mebibytes", "peak MiB", digits(0)),
+    ],
+    rows: peers.map(({ name, version, kept, tokensPerSecond, peakMemory }) => ({
+      name,
+      version,
+      kept,
+      tokensPerSecond,
+      ratio: (kept === moe.kept ? moe : mone).tokensPerSecond / tokensPerSecond,
+      mebibytes: peakMemory / 2 ** 20,
+    })),
+  };
 }
 
 /** Phases by passes: milliseconds a step, and the rate of the products in them. */

@@ -2,6 +2,7 @@
 // machine's products a step reaches, and where its time goes.
 
 import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { type KernelProfile, profileBackend } from "../backends/profile.ts";
@@ -21,6 +22,8 @@ import {
   type MachineLimits,
   median,
 } from "./machine.ts";
+import type { MissingPeer } from "./peers/process.ts";
+import { TrainPeers, type TrainPeerTiming } from "./trainPeers.ts";
 
 export interface TrainBenchOptions {
   /** Named sizes or widths. Default small. */
@@ -37,6 +40,8 @@ export interface TrainBenchOptions {
   readonly recompute?: boolean;
   /** A text file, read as bytes; default: the type declarations of the installed packages. */
   readonly data?: string;
+  /** Run PyTorch beside ours, if it is installed. */
+  readonly peers?: boolean;
   /** Report where the time of the MoNE's steps goes. */
   readonly profile?: boolean;
   readonly threads?: number;
@@ -68,6 +73,8 @@ export interface TrainTiming {
   readonly stepRatio: number;
   /** Of a step. */
   readonly profile?: readonly KernelProfile[];
+  /** PyTorch on the same steps, in turn with ours. */
+  readonly peers?: readonly TrainPeerTiming[];
 }
 
 export interface TrainBench {
@@ -78,13 +85,15 @@ export interface TrainBench {
   readonly timings: readonly TrainTiming[];
   /** Of the process, over all sizes: bytes. */
   readonly peakMemory: number;
+  readonly missingPeers?: readonly MissingPeer[];
 }
 
 /** @throws UsageError for an option that is out of bounds, or a file that cannot be read. */
 export async function benchTrain(options: TrainBenchOptions = {}): Promise<TrainBench> {
   const { rounds = 3, steps = 5, sizes = ["small"] } = options;
   const opened = options.backend ?? openBackend({ threads: options.threads }, options.announce);
-  const { dataset, name } = readData(options.data);
+  const { dataset, name, bytes } = readData(options.data);
+  let missingPeers: readonly MissingPeer[] | undefined;
   const probe = new LimitProbe(opened, options.probeBytes);
   const timings: Omit<TrainTiming, "moe" | "mone">[] = [];
   try {
@@ -101,9 +110,21 @@ export async function benchTrain(options: TrainBenchOptions = {}): Promise<Train
         return { config, trainer, flops, kept, rates: [] as number[], profile: [] as KernelProfile[] };
       });
       bf16 = arms[0].trainer.bf16;
+      let peers: TrainPeers | undefined;
       try {
+        if (options.peers) {
+          const configs = arms.map(({ config }) => config);
+          peers = await TrainPeers.start(
+            configs,
+            bytes,
+            options.threads ?? availableParallelism(),
+            options.signal,
+          );
+          missingPeers = peers.missing;
+        }
         for (let round = 0; round < rounds; round++) {
           await probe.measure();
+          await peers?.measure(2, round === 0);
           for (const arm of arms) {
             const done = (index * rounds + round) * arms.length + arms.indexOf(arm);
             options.onStep?.(done, sizes.length * rounds * arms.length, `size ${size}, K ${arm.kept}`);
@@ -136,8 +157,10 @@ export async function benchTrain(options: TrainBenchOptions = {}): Promise<Train
           seqLen: moe.config.seqLen,
           stepRatio: median(moe.rates) / median(mone.rates),
           ...(profiled && { profile: mone.profile }),
+          ...(peers && { peers: peers.timings }),
         });
       } finally {
+        peers?.close();
         for (const { trainer } of arms) trainer.close();
       }
     }
@@ -160,6 +183,7 @@ export async function benchTrain(options: TrainBenchOptions = {}): Promise<Train
         mone: timingOf(results[i][1]),
       })),
       peakMemory: process.resourceUsage().maxRSS * 1024,
+      ...(missingPeers && { missingPeers }),
     };
   } finally {
     if (!options.backend) opened.close();
@@ -187,7 +211,7 @@ function trainConfigs(size: string, options: TrainBenchOptions): TrainConfig[] {
   );
 }
 
-function readData(path: string | undefined): { dataset: TokenDataset; name: string } {
+function readData(path: string | undefined): { dataset: TokenDataset; name: string; bytes: Uint8Array } {
   let bytes: Uint8Array;
   if (path === undefined) {
     const text = installedDeclarations().map((document) => document.text);
@@ -203,5 +227,6 @@ function readData(path: string | undefined): { dataset: TokenDataset; name: stri
   return {
     dataset: tokenDatasetFromMemory(bytes.subarray(0, cut), bytes.subarray(cut), { vocabSize: 256 }),
     name: path ?? "type declarations of the installed packages",
+    bytes,
   };
 }

@@ -50,7 +50,8 @@ export function addBenchCommand(program: Command): void {
             .default("bf16"),
         )
         .option("--prompt <n>", "tokens of a prompt", integer(1), 32)
-        .option("--tokens <n>", "tokens after it", integer(1), 64),
+        .option("--tokens <n>", "tokens after it", integer(1), 64)
+        .option("--peers", "run PyTorch and llama.cpp beside ours, where they are installed"),
     "mone bench decode --size large --dtype int8 --batch 1,4,16 --out bench",
   ).action(action(runDecode));
 
@@ -73,7 +74,8 @@ export function addBenchCommand(program: Command): void {
         )
         .option("--recompute", "forget each layer's intermediates and compute them again")
         .option("--data <file>", "text (default: type declarations of the installed packages)")
-        .option("--profile", "where the time of a step goes"),
+        .option("--profile", "where the time of a step goes")
+        .option("--peers", "run PyTorch beside ours, where it is installed"),
     "mone bench train --size small,medium --profile",
   ).action(action(runTrain));
 
@@ -138,6 +140,7 @@ async function finish({ output }: Context, report: BenchReport, { out }: CommonF
     output.line();
     output.table(table);
   }
+  for (const { peer, reason } of report.missingPeers ?? []) output.note(`not run: ${peer} (${reason})`);
   const command = commandLine(process.argv.slice(2));
   let page: string | undefined;
   if (out !== undefined) {
@@ -162,6 +165,7 @@ async function runDecode(
     neurons: number[];
     batch: number[];
     dtype: "f32" | "bf16" | "int8";
+    peers?: boolean;
     prompt: number;
     tokens: number;
   },
@@ -191,6 +195,7 @@ async function runTrain(
     recompute?: boolean;
     data?: string;
     profile?: boolean;
+    peers?: boolean;
   },
 ): Promise<void> {
   const { benchTrain } = await import("../bench/train.ts");
