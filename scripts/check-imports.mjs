@@ -21,8 +21,8 @@ const order = [
 
 /** Beside that order: these import no other folder, and only these import them. */
 const besides = {
-  text: ["infer", "checkpoint", "train", "cli"],
-  report: ["train", "cli"],
+  text: ["infer", "checkpoint", "train", "bench", "cli"],
+  report: ["train", "bench", "cli"],
 };
 
 /** They run in browsers too. */

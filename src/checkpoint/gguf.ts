@@ -70,8 +70,7 @@ async function* pieces(
       yield piece;
     }
     const expected = ggufBytes(tensor);
-    if (written !== expected)
-      throw new Error(`${tensor.name} gave ${written} bytes, and takes ${expected}`);
+    if (written !== expected) throw new Error(`${tensor.name} gave ${written} bytes, and takes ${expected}`);
     yield padding(written);
   }
 }
@@ -85,10 +84,7 @@ function aligned(length: number): number {
   return Math.ceil(length / ALIGNMENT) * ALIGNMENT;
 }
 
-function headerOf(
-  metadata: Readonly<Record<string, GgufValue>>,
-  tensors: readonly GgufTensor[],
-): Uint8Array {
+function headerOf(metadata: Readonly<Record<string, GgufValue>>, tensors: readonly GgufTensor[]): Uint8Array {
   const out = new ByteWriter();
   out.bytes(new TextEncoder().encode("GGUF"));
   out.u32(VERSION);

@@ -1,0 +1,266 @@
+// Times whole training steps, MoE and MoNE by turns, at one or more sizes of model; peers take turns with them. Also the
+// achieved share of the machine's peak, the peak memory of each, and where the time of a step goes (trainProfile.ts).
+
+import { RunError, UsageError } from "../errors.ts";
+import { countParameters } from "../model/parameters.ts";
+import { forwardFlops, trainingFlops } from "../model/work.ts";
+import { ratioOf, type Spread, spreadOf, takeTurns } from "./measure.ts";
+import { measureMemory } from "./memory.ts";
+import { startPeers, TorchPeers } from "./peers/find.ts";
+import type { PeerProcess } from "./peers/process.ts";
+import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
+import { type BenchSize, configOf, parseKept, parseSizes } from "./sizes.ts";
+import { type BenchText, batchOf, openBenchText, trainerOf } from "./trainerArm.ts";
+import { type ProfileRow, profileSteps } from "./trainProfile.ts";
+
+export interface TrainBenchOptions extends BenchOptions {
+  /** Names, widths, or "all". Default: small. */
+  readonly sizes?: readonly string[];
+  /** K, or a share of F below 1. Default 1/4. */
+  readonly neurons?: number;
+  /** A text, as `mone train --data` takes it. */
+  readonly data?: string;
+  readonly dtype?: "auto" | "f32" | "bf16";
+  /** Also say where the time of a step goes. */
+  readonly profile?: boolean;
+  readonly peers?: boolean;
+}
+
+export interface TrainRow {
+  /** "MoE" or "MoNE". */
+  readonly arm: "MoE" | "MoNE";
+  readonly engine: string;
+  readonly version: string;
+  readonly kept: number;
+  readonly dtype: string;
+  readonly secondsPerStep: Spread;
+  readonly tokensPerSecond: Spread;
+  /** Of the products with all neurons (model/work.ts). */
+  readonly gigaflops: number;
+  readonly shareOfPeak: number;
+  readonly peakBytes?: number;
+}
+
+export interface TrainCase {
+  readonly size: string;
+  readonly width: number;
+  readonly neurons: number;
+  readonly kept: number;
+  readonly parameters: number;
+  readonly seq: number;
+  readonly batch: number;
+  readonly flopsPerToken: number;
+  /** What share of the products would remain if only kept neurons were multiplied. */
+  readonly keptShareOfFlops: number;
+  readonly rows: readonly TrainRow[];
+  /** MoNE's step time relative to MoE's, round by round. */
+  readonly stepRatio: Spread;
+  readonly profiles: readonly { readonly arm: "MoE" | "MoNE"; readonly rows: readonly ProfileRow[] }[];
+}
+
+export interface TrainBench extends Envelope<"train"> {
+  readonly data: string;
+  readonly cases: readonly TrainCase[];
+}
+
+/** @throws UsageError for a size, a K or a text that cannot be used; RunError where memory does not suffice. */
+export async function benchTrain(options: TrainBenchOptions = {}): Promise<TrainBench> {
+  const sizes = parseSizes(options.sizes ?? [options.quick ? "tiny" : "small"]);
+  for (const { width } of sizes) parseKept(options.neurons ?? 0.25, width); // before anything long begins
+  const text = await openBenchText(options);
+  try {
+    return await inSession("train", options, async (session) => {
+      const cases: TrainCase[] = [];
+      for (const size of sizes) cases.push(await timeSize(session, size, text, options));
+      return { ...session.envelope, data: text.name, cases };
+    });
+  } finally {
+    text.close();
+  }
+}
+
+interface Runner {
+  readonly row: Pick<TrainRow, "arm" | "engine" | "version" | "kept" | "dtype">;
+  /** Seconds of each of so many steps. */
+  steps(count: number): Promise<number[]>;
+  peakBytes(): Promise<number | undefined>;
+  close(): void;
+}
+
+async function timeSize(
+  session: Session<"train">,
+  size: BenchSize,
+  text: BenchText,
+  options: TrainBenchOptions,
+): Promise<TrainCase> {
+  const { quick } = session.envelope;
+  const { signal, onProgress } = options;
+  const config = configOf(size, null);
+  const neurons = config.moe_intermediate_size;
+  const kept = parseKept(options.neurons ?? 0.25, neurons);
+  if (kept === neurons) throw new UsageError("--neurons must be below the expert width: K = F is the MoE.");
+  const { seq, batch } = batchOf(size, quick);
+  const parameters = countParameters(config).total;
+  // Weights, gradients and two moments in f32, for both arms at once.
+  const needed = 2 * 16 * parameters;
+  if (needed > 0.8 * session.envelope.machine.memoryBytes) {
+    throw new RunError(
+      `Training ${size.name} takes at least ${(needed / 2 ** 30).toFixed(0)} GiB for two models: choose a smaller --size.`,
+    );
+  }
+  const arms = [
+    { arm: "MoE", kept: neurons },
+    { arm: "MoNE", kept },
+  ] as const;
+  const runners: Runner[] = [];
+  try {
+    for (const { arm, kept } of arms) {
+      runners.push(ownRunner(session, { arm, size, kept, text, options }));
+    }
+    if (options.peers) {
+      onProgress?.("starting peers", [size.name]);
+      runners.push(...(await torchRunners(session, { size, arms, seq, batch, text, signal })));
+    }
+    const count = await warmUp(runners, quick);
+    const times = await takeTurns(
+      runners.map((runner) => ({
+        name: `${size.name}, ${runner.row.arm}, ${runner.row.engine}`,
+        run: async () => spreadOf(await runner.steps(count)).median,
+      })),
+      session.turns,
+    );
+    const flopsPerToken = trainingFlops(config, seq);
+    const rows: TrainRow[] = [];
+    for (const [i, runner] of runners.entries()) {
+      const secondsPerStep = spreadOf(times[i]);
+      const tokensPerSecond = spreadOf(times[i].map((seconds) => (seq * batch) / seconds));
+      const gigaflops = (flopsPerToken * tokensPerSecond.median) / 1e9;
+      const peak = session.limits.gigaflops[runner.row.dtype === "f32" ? "f32" : "bf16"].all;
+      const peakBytes = await runner.peakBytes();
+      rows.push({
+        ...runner.row,
+        secondsPerStep,
+        tokensPerSecond,
+        gigaflops,
+        shareOfPeak: gigaflops / peak,
+        ...(peakBytes !== undefined && { peakBytes }),
+      });
+    }
+    const profiles: TrainCase["profiles"][number][] = [];
+    for (const { arm, kept } of options.profile ? arms : []) {
+      onProgress?.("profiling", [`${size.name}, ${arm}`]);
+      const profiled = { size, kept, text, quick, dtype: options.dtype, signal };
+      profiles.push({ arm, rows: await profileSteps(session.backend, profiled, session.limits) });
+    }
+    const forward = forwardFlops(configOf(size, kept), seq);
+    return {
+      size: size.name,
+      width: size.width,
+      neurons,
+      kept,
+      parameters,
+      seq,
+      batch,
+      flopsPerToken,
+      keptShareOfFlops: (forward.total - forward.experts + forward.keptExperts) / forward.total,
+      rows,
+      stepRatio: ratioOf(times[1], times[0]),
+      profiles,
+    };
+  } finally {
+    for (const runner of runners) runner.close();
+  }
+}
+
+/** One step of each that is not counted, and then as many as a turn should have: about two seconds of the fastest. */
+async function warmUp(runners: readonly Runner[], quick: boolean): Promise<number> {
+  let fastest = Number.POSITIVE_INFINITY;
+  for (const runner of runners) {
+    const seconds = await runner.steps(quick ? 1 : 2);
+    fastest = Math.min(fastest, seconds[seconds.length - 1]);
+  }
+  return quick ? 1 : Math.max(3, Math.min(50, Math.round(2 / fastest)));
+}
+
+function ownRunner(
+  session: Session<"train">,
+  arm: { arm: "MoE" | "MoNE"; size: BenchSize; kept: number; text: BenchText; options: TrainBenchOptions },
+): Runner {
+  const { size, kept, text, options } = arm;
+  const { quick, threads, versions } = session.envelope;
+  const trainer = trainerOf(session.backend, { size, kept, text, quick, dtype: options.dtype });
+  const dtype = trainer.bf16 ? "bf16" : "f32";
+  return {
+    row: { arm: arm.arm, engine: "neuron-experts", version: versions.package, kept, dtype },
+    async steps(count) {
+      const times: number[] = [];
+      for (let i = 0; i < count; i++) {
+        options.signal?.throwIfAborted();
+        const before = trainer.seconds;
+        await trainer.advance();
+        times.push(trainer.seconds - before);
+      }
+      return times;
+    },
+    async peakBytes() {
+      options.onProgress?.("measuring memory", [`${size.name}, ${arm.arm}`]);
+      const work = { kind: "train", width: size.width, kept, dtype, threads, quick } as const;
+      return (await measureMemory(work, options.signal)).peakBytes;
+    },
+    close: () => trainer.close(),
+  };
+}
+
+async function torchRunners(
+  session: Session<"train">,
+  work: {
+    size: BenchSize;
+    arms: readonly { arm: "MoE" | "MoNE"; kept: number }[];
+    seq: number;
+    batch: number;
+    text: BenchText;
+    signal?: AbortSignal;
+  },
+): Promise<Runner[]> {
+  const { size, arms, seq, batch, text, signal } = work;
+  const config = configOf(size, null);
+  const torch = new TorchPeers();
+  const plans = arms.flatMap(({ arm, kept }) =>
+    (["f32", "bf16"] as const).map((dtype) => ({ arm, kept, dtype })),
+  );
+  const peers: { plan: (typeof plans)[number]; peer: PeerProcess }[] = [];
+  for (const plan of plans) {
+    const values = {
+      width: config.hidden_size,
+      layers: config.num_hidden_layers,
+      heads: config.num_attention_heads,
+      experts: config.num_experts,
+      active: config.num_experts_per_tok,
+      neurons: config.moe_intermediate_size,
+      kept: plan.kept,
+      seq,
+      batch,
+      vocab: config.vocab_size,
+      threads: session.envelope.threads,
+      tokens: text.path,
+      dtype: plan.dtype,
+    };
+    const command = torch.command(`PyTorch ${plan.dtype}`, "torch_train.py", values);
+    const started = await startPeers([command], session.miss, signal);
+    if (started.length === 0) break; // said once
+    peers.push({ plan, peer: started[0] });
+  }
+  return peers.map(({ plan, peer }) => {
+    let peak: number | undefined;
+    return {
+      row: { ...plan, engine: "PyTorch", version: String(peer.about.version) },
+      async steps(count) {
+        const answer = await peer.ask({ steps: count });
+        peak = Number(answer.peakBytes);
+        return answer.seconds as number[];
+      },
+      peakBytes: async () => peak,
+      close: () => peer.close(),
+    };
+  });
+}
