@@ -2,7 +2,14 @@
 
 export type { Backend } from "./backends/backend.ts";
 export { cpuLevels, openBackend } from "./backends/cpu.ts";
-export { benchKernels } from "./bench/kernels.ts";
+export { benchDecode, type DecodeBench, type DecodeBenchOptions } from "./bench/decode.ts";
+export { benchKernels, type KernelBench, type KernelBenchOptions } from "./bench/kernels.ts";
+export { benchLayer, type LayerBench, type LayerBenchOptions } from "./bench/layer.ts";
+export { describeMachine, type Machine, type MachineLimits, measureLimits } from "./bench/machine.ts";
+export { benchMemory, type MemoryBench, type MemoryBenchOptions } from "./bench/memory.ts";
+export { type BenchResult, benchPage, presentBench, saveBench } from "./bench/save.ts";
+export { benchSelect, type SelectBench, type SelectBenchOptions } from "./bench/select.ts";
+export { benchTrain, type TrainBench, type TrainBenchOptions } from "./bench/train.ts";
 export { inspectModel } from "./checkpoint/inspect.ts";
 export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";
@@ -15,6 +22,7 @@ export { type ModelConfig, modelDefaults } from "./model/config.ts";
 export { countParameters, type ParameterCounts } from "./model/parameters.ts";
 export { presetConfig, presetNames } from "./model/presets.ts";
 export { Transformer } from "./model/transformer.ts";
+export { decodeBytes, forwardFlops, trainingFlops } from "./model/work.ts";
 export type { ArmResult, Comparison } from "./report/comparison.ts";
 export { comparisonPage } from "./report/comparisonPage.ts";
 export { trainBpe } from "./text/bpeTraining.ts";

@@ -74,7 +74,7 @@ interface Turn {
 /** @throws UsageError for a size, K, or batch that cannot be used. */
 export function benchDecode(options: DecodeBenchOptions = {}): Promise<DecodeBench> {
   const { quick = false } = options;
-  const sizes = parseSizes(options.sizes ?? [quick ? "tiny" : "large"]);
+  const sizes = parseSizes(options.sizes ?? [quick ? "32" : "large"]);
   for (const { width } of sizes) for (const k of options.neurons ?? []) parseKept(k, width);
   const batches = options.batches ?? (quick ? [1, 2] : [1, 2, 4, 8, 16, 32]);
   if (batches.some((batch) => !Number.isInteger(batch) || batch < 1 || batch > 256)) {
@@ -83,7 +83,13 @@ export function benchDecode(options: DecodeBenchOptions = {}): Promise<DecodeBen
   return inSession("decode", options, async (session) => {
     const cases: DecodeCase[] = [];
     for (const size of sizes) cases.push(await timeSize(session, size, batches, options));
-    return { ...session.envelope, cases };
+    const { envelope, limits } = await session.settle();
+    const share = (row: DecodeRow) => row.gigabytesPerSecond / limits.readGigabytes.all;
+    const withShares = cases.map((one) => ({
+      ...one,
+      rows: one.rows.map((row) => ({ ...row, shareOfBandwidth: share(row) })),
+    }));
+    return { ...envelope, cases: withShares };
   });
 }
 
@@ -159,7 +165,7 @@ async function timeSize(
       prompt,
       context,
       tokens,
-      rows: contenders.map((contender, i) => rowOf(session, contender, turns[i], { prompt, flops })),
+      rows: contenders.map((contender, i) => rowOf(contender, turns[i], { prompt, flops })),
     };
   } finally {
     for (const contender of contenders) contender.close();
@@ -167,7 +173,6 @@ async function timeSize(
 }
 
 function rowOf(
-  { limits }: Session<"decode">,
   { engine, version, dtype, kept, bytesPerToken }: DecodeContender,
   turns: readonly Turn[],
   { prompt, flops }: { prompt: number; flops: number },
@@ -185,7 +190,7 @@ function rowOf(
     tokensPerSecond,
     bytesPerToken,
     gigabytesPerSecond,
-    shareOfBandwidth: gigabytesPerSecond / limits.readGigabytes.all,
+    shareOfBandwidth: 0, // known when the machine was measured to the end
     prefillPerSecond,
     prefillGigaflops: (flops * prefillPerSecond.median) / 1e9,
     batches: [...turns[0].steps.keys()]

@@ -52,16 +52,15 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
   const cases = selectCases(options.kernels, options.quick ?? false);
   const { backend } = options;
   if (backend) {
-    const timings = await timeCases(backend, cases, { ...options, rounds: options.rounds ?? 1 });
-    return { ...plainEnvelope(backend, options), timings };
+    const spreads = await timeCases(backend, cases, { ...options, rounds: options.rounds ?? 1 });
+    return { ...plainEnvelope(backend, options), timings: cases.map((one, i) => timingOf(one, spreads[i])) };
   }
   const rounds = options.rounds ?? 1;
   return inSession("kernels", { ...options, rounds }, async (session) => {
     const plan = { secondsEach: options.quick ? 0.001 : 0.3, ...options, rounds };
-    return {
-      ...session.envelope,
-      timings: await timeCases(session.backend, cases, plan, session.limits),
-    };
+    const spreads = await timeCases(session.backend, cases, plan);
+    const { envelope, limits } = await session.settle();
+    return { ...envelope, timings: cases.map((one, i) => timingOf(one, spreads[i], limits)) };
   });
 }
 
@@ -110,12 +109,12 @@ function selectCases(names: readonly string[] | undefined, quick: boolean): Case
   return cases;
 }
 
+/** Microseconds of a call of each, over the rounds. */
 async function timeCases(
   backend: Backend,
   cases: readonly Case[],
   options: KernelBenchOptions & { readonly rounds: number },
-  limits?: MachineLimits,
-): Promise<KernelTiming[]> {
+): Promise<Spread[]> {
   const seconds: number[][] = cases.map(() => []);
   for (let round = 0; round < options.rounds; round++) {
     for (const [index, { kernel, sample }] of cases.entries()) {
@@ -124,7 +123,7 @@ async function timeCases(
       seconds[index].push(await timeSample(backend, kernel, sample, options));
     }
   }
-  return cases.map((one, index) => timingOf(one, spreadOf(seconds[index].map((s) => s * 1e6)), limits));
+  return seconds.map((times) => spreadOf(times.map((one) => one * 1e6)));
 }
 
 function timingOf({ kernel, sample }: Case, spread: Spread, limits?: MachineLimits): KernelTiming {

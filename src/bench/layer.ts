@@ -54,7 +54,7 @@ export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench>
     throw new UsageError("The sweep over K goes to F / 16: give --expert-width 16 or more.");
   return inSession("layer", options, async (session) => {
     const dtype = options.dtype === "f32" || !session.backend.nativeBf16 ? "f32" : "bf16";
-    const cases: LayerCase[] = [];
+    const cases: Omit<LayerCase, "shareOfPeak">[] = [];
     for (const { sweep, shapes } of sweepsFrom(base, quick)) {
       throwIfAborted(options.signal);
       cases.push(...(await timeShapes(session, { sweep, shapes, dtype, quick })));
@@ -65,7 +65,10 @@ export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench>
           ...(await expertPeers(session, base, options.signal)),
         ]
       : [];
-    return { ...session.envelope, dtype, cases, peers };
+    const { envelope, limits } = await session.settle();
+    const peak = limits.gigaflops[dtype].all;
+    const withShares = cases.map((one) => ({ ...one, shareOfPeak: one.gigaflops / peak }));
+    return { ...envelope, dtype, cases: withShares, peers };
   });
 }
 
@@ -90,14 +93,14 @@ function sweepsFrom(base: Base, quick: boolean): { sweep: Sweep; shapes: LayerSh
 }
 
 async function timeShapes(
-  { backend, limits, turns }: Session<"layer">,
+  { backend, turns }: Session<"layer">,
   {
     sweep,
     shapes,
     dtype,
     quick,
   }: { sweep: Sweep; shapes: LayerShape[]; dtype: "f32" | "bf16"; quick: boolean },
-): Promise<LayerCase[]> {
+): Promise<Omit<LayerCase, "shareOfPeak">[]> {
   const arms = shapes.map((shape) => new LayerArm(backend, shape, dtype === "bf16"));
   try {
     const passes: LayerPass[] = ["forward", "both"];
@@ -114,7 +117,6 @@ async function timeShapes(
         seconds,
         ratio: of((pass) => ratioOf(timesOf(arm, pass), timesOf(0, pass))),
         gigaflops,
-        shareOfPeak: gigaflops / limits.gigaflops[dtype].all,
       };
     });
   } finally {

@@ -79,8 +79,9 @@ export async function measureMemory(work: MemoryWork, signal?: AbortSignal): Pro
 /** @throws UsageError for a size or a K that cannot be used. */
 export function benchMemory(options: MemoryBenchOptions = {}): Promise<MemoryBench> {
   const { quick = false, signal, onProgress, announce } = options;
-  const sizes = parseSizes(options.sizes ?? (quick ? ["tiny"] : ["small", "medium"]));
-  return inSession("memory", options, async ({ envelope, backend }) => {
+  const sizes = parseSizes(options.sizes ?? (quick ? ["32"] : ["small", "medium"]));
+  return inSession("memory", options, async (session) => {
+    const { envelope, backend } = session;
     const trained: WeightFormat = backend.nativeBf16 ? "bf16" : "f32";
     const cases: MemoryCase[] = [];
     for (const size of sizes) {
@@ -115,6 +116,6 @@ export function benchMemory(options: MemoryBenchOptions = {}): Promise<MemoryBen
         }
       }
     }
-    return { ...envelope, cases };
+    return { ...(await session.settle()).envelope, cases };
   });
 }

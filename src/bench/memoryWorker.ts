@@ -16,14 +16,14 @@ if (work.kind === "train") {
   const text = await openBenchText({ quick: true }); // what is read does not matter for memory
   const plan = { size, kept, text, quick, dtype: dtype === "int8" ? "auto" : dtype, recompute } as const;
   const trainer = trainerOf(backend, plan);
-  for (let i = 0; i < 3; i++) await trainer.advance();
+  for (let i = 0; i < (quick ? 1 : 3); i++) await trainer.advance();
   bufferBytes = backend.bytesInUse;
   text.close();
 } else {
   const positions = quick ? 16 : 640;
   const arm = new DecodeArm(backend, decodeConfig(size, kept, quick), { dtype, slots: 1, positions });
   await arm.prefill(quick ? 4 : 512);
-  await arm.decode({ batch: 1, tokens: 4, prompt: quick ? 4 : 32 });
+  await arm.decode({ batch: 1, tokens: quick ? 1 : 4, prompt: quick ? 4 : 32 });
   bufferBytes = backend.bytesInUse;
 }
 const use: MemoryUse = { peakBytes: peak(), startBytes, bufferBytes };

@@ -4,7 +4,14 @@
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { packageVersion } from "../version.ts";
-import { describeMachine, type Machine, type MachineLimits, measureLimits, quickLimits } from "./machine.ts";
+import {
+  describeMachine,
+  improveLimits,
+  type Machine,
+  type MachineLimits,
+  measureLimits,
+  quickLimits,
+} from "./machine.ts";
 import type { TurnOptions } from "./measure.ts";
 import type { MissingPeer } from "./peers/process.ts";
 
@@ -47,13 +54,17 @@ export interface Envelope<N extends string = string> {
 export interface Session<N extends string> {
   readonly backend: Backend;
   readonly envelope: Envelope<N>;
-  readonly limits: MachineLimits;
   readonly turns: TurnOptions;
+  /**
+   * Measures the machine once more, so that a disturbance at the beginning makes no share too large. Call it when all is
+   * measured. @returns the limits, and the envelope with them.
+   */
+  settle(): Promise<{ readonly limits: MachineLimits; readonly envelope: Envelope<N> }>;
   /** Records a peer that cannot run. */
   miss(peer: MissingPeer): void;
 }
 
-/** Measures the machine, opens the backend, runs `body`, closes. */
+/** Measures the machine, opens the backend, runs `body`, which calls `settle` in the end, closes. */
 export async function inSession<N extends string, R>(
   bench: N,
   options: BenchOptions,
@@ -62,7 +73,8 @@ export async function inSession<N extends string, R>(
   const { threads = describeMachine().cores, quick = false, signal, announce, onProgress } = options;
   const rounds = options.rounds ?? (quick ? 1 : 3);
   onProgress?.("measuring the machine", []);
-  const limits = await measureLimits({ ...(quick && quickLimits), threads, signal, announce });
+  const plan = { ...(quick && quickLimits), threads, signal, announce };
+  const limits = await measureLimits(plan);
   const backend = openBackend({ threads }, () => {}); // what is to be said was said above
   const missing: MissingPeer[] = [];
   try {
@@ -76,18 +88,21 @@ export async function inSession<N extends string, R>(
       threads,
       versions: { node: process.version, package: packageVersion },
       rounds,
-      limits,
       quick,
       missing,
     };
     return await body({
       backend,
       envelope,
-      limits,
       turns: {
         rounds,
         signal,
         onTurn: ({ name, round }) => onProgress?.("measuring", [name, `round ${round} of ${rounds}`]),
+      },
+      async settle() {
+        onProgress?.("measuring the machine again", []);
+        const better = await improveLimits(limits, backend, plan);
+        return { limits: better, envelope: { ...envelope, limits: better } };
       },
       miss(peer) {
         missing.push(peer);

@@ -44,7 +44,8 @@ export function benchSelect(options: SelectBenchOptions = {}): Promise<SelectBen
   return inSession("select", options, async (session) => {
     const cases: SelectCase[] = [];
     for (const width of widths) cases.push(...(await timeWidth(session, width, rows)));
-    return { ...session.envelope, dtype: session.backend.nativeBf16 ? "bf16" : "f32", cases };
+    const { envelope } = await session.settle();
+    return { ...envelope, dtype: session.backend.nativeBf16 ? "bf16" : "f32", cases };
   });
 }
 

@@ -4,6 +4,7 @@
 import { RunError, UsageError } from "../errors.ts";
 import { countParameters } from "../model/parameters.ts";
 import { forwardFlops, trainingFlops } from "../model/work.ts";
+import type { MachineLimits } from "./machine.ts";
 import { ratioOf, type Spread, spreadOf, takeTurns } from "./measure.ts";
 import { measureMemory } from "./memory.ts";
 import { startPeers, TorchPeers } from "./peers/find.ts";
@@ -65,18 +66,35 @@ export interface TrainBench extends Envelope<"train"> {
 
 /** @throws UsageError for a size, a K or a text that cannot be used; RunError where memory does not suffice. */
 export async function benchTrain(options: TrainBenchOptions = {}): Promise<TrainBench> {
-  const sizes = parseSizes(options.sizes ?? [options.quick ? "tiny" : "small"]);
+  const sizes = parseSizes(options.sizes ?? [options.quick ? "32" : "small"]);
   for (const { width } of sizes) parseKept(options.neurons ?? 0.25, width); // before anything long begins
   const text = await openBenchText(options);
   try {
     return await inSession("train", options, async (session) => {
       const cases: TrainCase[] = [];
       for (const size of sizes) cases.push(await timeSize(session, size, text, options));
-      return { ...session.envelope, data: text.name, cases };
+      const { envelope, limits } = await session.settle();
+      return { ...envelope, data: text.name, cases: cases.map((one) => withShares(one, limits)) };
     });
   } finally {
     text.close();
   }
+}
+
+/** A case with shares of the machine's peak. */
+function withShares(one: TrainCase, limits: MachineLimits): TrainCase {
+  const peakOf = (dtype: string) => limits.gigaflops[dtype === "f32" ? "f32" : "bf16"].all;
+  const own = peakOf(one.rows[0].dtype);
+  return {
+    ...one,
+    rows: one.rows.map((row) => ({ ...row, shareOfPeak: row.gigaflops / peakOf(row.dtype) })),
+    profiles: one.profiles.map(({ arm, rows }) => ({
+      arm,
+      rows: rows.map((row) =>
+        row.gigaflops === undefined ? row : { ...row, shareOfPeak: row.gigaflops / own },
+      ),
+    })),
+  };
 }
 
 interface Runner {
@@ -135,14 +153,13 @@ async function timeSize(
       const secondsPerStep = spreadOf(times[i]);
       const tokensPerSecond = spreadOf(times[i].map((seconds) => (seq * batch) / seconds));
       const gigaflops = (flopsPerToken * tokensPerSecond.median) / 1e9;
-      const peak = session.limits.gigaflops[runner.row.dtype === "f32" ? "f32" : "bf16"].all;
       const peakBytes = await runner.peakBytes();
       rows.push({
         ...runner.row,
         secondsPerStep,
         tokensPerSecond,
         gigaflops,
-        shareOfPeak: gigaflops / peak,
+        shareOfPeak: 0, // known when the machine was measured to the end
         ...(peakBytes !== undefined && { peakBytes }),
       });
     }
@@ -150,7 +167,7 @@ async function timeSize(
     for (const { arm, kept } of options.profile ? arms : []) {
       onProgress?.("profiling", [`${size.name}, ${arm}`]);
       const profiled = { size, kept, text, quick, dtype: options.dtype, signal };
-      profiles.push({ arm, rows: await profileSteps(session.backend, profiled, session.limits) });
+      profiles.push({ arm, rows: await profileSteps(session.backend, profiled) });
     }
     const forward = forwardFlops(configOf(size, kept), seq);
     return {

@@ -2,7 +2,6 @@
 
 import type { Backend } from "../backends/backend.ts";
 import { type Pass, type Phase, profileBackend } from "../backends/profile.ts";
-import type { MachineLimits } from "./machine.ts";
 import { type TrainerPlan, trainerOf } from "./trainerArm.ts";
 
 export interface ProfileRow {
@@ -13,6 +12,7 @@ export interface ProfileRow {
   readonly shareOfStep: number;
   readonly calls: number;
   readonly gigaflops?: number;
+  /** Of the multiplication measured in registers (train.ts). */
   readonly shareOfPeak?: number;
 }
 
@@ -20,7 +20,6 @@ export interface ProfileRow {
 export async function profileSteps(
   inner: Backend,
   plan: TrainerPlan & { readonly signal?: AbortSignal },
-  limits: MachineLimits,
 ): Promise<ProfileRow[]> {
   const { backend, report, reset } = profileBackend(inner);
   const trainer = trainerOf(backend, plan);
@@ -38,7 +37,6 @@ export async function profileSteps(
       await trainer.advance();
     }
     const total = performance.now() - start - data;
-    const peak = limits.gigaflops[trainer.bf16 ? "bf16" : "f32"].all;
     const groups = new Map<
       string,
       { phase: Phase; pass: Pass; seconds: number; calls: number; flops: number }
@@ -63,7 +61,7 @@ export async function profileSteps(
         pass,
         ...row(1000 * seconds),
         calls: calls / steps,
-        ...(flops > 0 && { gigaflops, shareOfPeak: gigaflops / peak }),
+        ...(flops > 0 && { gigaflops }),
       };
     });
     const inKernels = [...groups.values()].reduce((sum, { seconds }) => sum + 1000 * seconds, 0);
