@@ -100,6 +100,11 @@ const commands = [
   ["tokenizer", "decode"],
   ["bench"],
   ["bench", "kernels"],
+  ["bench", "layer"],
+  ["bench", "select"],
+  ["bench", "train"],
+  ["bench", "decode"],
+  ["bench", "memory"],
 ];
 
 describe("help", { concurrency: 2 }, () => {
@@ -332,8 +337,35 @@ describe("other commands", { concurrency: 2 }, () => {
   it("bench: a table of the kernel that was asked for", async () => {
     const { code, stdout } = await mone(["bench", "kernels", "--kernel", "add"]);
     assert.equal(code, 0);
-    assert.match(stdout, /^add +\S.* +\d+\.\d +- +\d+\.\d+$/m);
+    assert.match(stdout, /^add +\S.* +\d+\.\d +- +\d+\.\d+ +- +\d+\.\d %$/m);
     await assertFails(["bench", "kernels", "--kernel", "ad"], 2, /no kernel "ad"; did you mean "add"/);
+  });
+
+  for (const name of ["kernels", "layer", "select", "train", "decode", "memory"]) {
+    it(`bench ${name}: a smoke test as one JSON object, and as files`, async () => {
+      const args = ["bench", name, "--quick", "--threads", "1", "--json", "--out", `bench-${name}`];
+      const { code, stdout, stderr } = await mone(args);
+      assert.equal(code, 0, stderr);
+      assert.equal(stdout.trim().split("\n").length, 1);
+      const result = JSON.parse(stdout);
+      assert.equal(result.bench, name);
+      assert.equal(result.command, `mone ${args.join(" ")}`);
+      assert.ok(result.machine.cpu && result.versions.node && result.level === "reference", stdout);
+      assert.match(stderr, /its figures mean nothing/);
+      assert.deepEqual(JSON.parse(readFileSync(at(`bench-${name}/${name}.json`), "utf8")), result);
+      assert.match(readFileSync(at(`bench-${name}/index.html`), "utf8"), /^<!doctype html>/);
+    });
+  }
+
+  it("bench: what is wrong is said before anything is measured", async () => {
+    await Promise.all([
+      assertFails(["bench", "train", "--size", "smal"], 2, /no size "smal"; did you mean "small"/),
+      assertFails(["bench", "train", "--neurons", "0"], 2, /--neurons must be .* not 0/),
+      assertFails(["bench", "train", "--data", "nowhere.txt"], 2, /no file or folder nowhere.txt/),
+      assertFails(["bench", "decode", "--dtype", "f16"], 2, /--dtype/),
+      assertFails(["bench", "decode", "--neurons", "5000"], 2, /--neurons must be .* not 5000/),
+      assertFails(["bench", "layer", "--experts", "2"], 2, /2 experts are fewer than the 4/),
+    ]);
   });
 
   it("compare: to resume, the folder must be named", () =>

@@ -27,7 +27,10 @@ export async function importFrom(folder, name) {
   const path = join(home, typeof entry === "string" ? entry : entry.default);
   if (!existsSync(path)) throw new Error(`${name} has no ${path}`);
   const names = await import(pathToFileURL(path).href);
-  return { names: names.default && Object.keys(names).length === 1 ? names.default : names, version: manifest.version };
+  return {
+    names: names.default && Object.keys(names).length === 1 ? names.default : names,
+    version: manifest.version,
+  };
 }
 
 /** Says that the program is ready, then answers requests until the input ends. */

@@ -1,281 +1,143 @@
-// One layer of experts alone: what choosing neurons costs while training (forward, and with the backward pass), and what
-// it gains where inference reads experts from memory.
+// Times one mixture-of-experts layer against each of its sizes: K, F, E and the number of tokens. What K < F costs or gains
+// is the ratio to K = F of the same round.
 
-import type { Backend, DeviceBuffer } from "../backends/backend.ts";
-import { openBackend } from "../backends/cpu.ts";
-import { throwIfAborted } from "../errors.ts";
-import type { WeightFormat } from "../infer/randomModel.ts";
-import { weightTypeOf } from "../infer/randomModel.ts";
-import { toBf16 } from "../kernels/kernel.ts";
-import { scalesFor } from "../kernels/stored.ts";
-import { mixtureLayer } from "../mone/layer.ts";
-import { RandomStream } from "../random.ts";
-import { combine, neuronExperts, type StoredExperts } from "../tensor/ops.ts";
-import { Tape } from "../tensor/tape.ts";
-import { Parameter, StoredTensor, sizeOf, Tensor } from "../tensor/tensor.ts";
-import {
-  describeMachine,
-  LimitProbe,
-  type MachineDescription,
-  type MachineLimits,
-  median,
-} from "./machine.ts";
+import { throwIfAborted, UsageError } from "../errors.ts";
+import { LayerArm, type LayerPass, type LayerPeerRow, type LayerShape } from "./layerArm.ts";
+import { ratioOf, type Spread, secondsPerCall, spreadOf, takeTurns } from "./measure.ts";
+import { expertPeers, layerPeers } from "./peers/layer.ts";
+import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
 
-/** Sizes of a layer. */
-export interface LayerShape {
-  readonly tokens: number;
-  readonly width: number;
-  readonly experts: number;
-  readonly active: number;
-  readonly neurons: number;
+export interface LayerBenchOptions extends BenchOptions {
+  readonly dtype?: "auto" | "f32" | "bf16";
+  /** Sizes that every sweep starts from. */
+  readonly width?: number;
+  readonly neurons?: number;
+  readonly experts?: number;
+  readonly tokens?: number;
+  readonly peers?: boolean;
 }
 
-export interface LayerBenchOptions {
-  readonly shape?: Partial<LayerShape>;
-  /** Shares of the neurons that are kept; the first is the base of ratios. Default 1, 1/2, 1/4, 1/8, 1/16. */
-  readonly shares?: readonly number[];
-  readonly rounds?: number;
-  readonly threads?: number;
-  readonly backend?: Backend;
-  /** Memory that experts in inference are spread over, far more than caches hold. */
-  readonly memoryBytes?: number;
-  readonly signal?: AbortSignal;
-  readonly onStep?: (done: number, total: number, what: string) => void;
-  readonly announce?: (line: string) => void;
+export type Sweep = "K" | "F" | "E" | "T";
+
+export interface LayerCase extends LayerShape {
+  readonly sweep: Sweep;
+  readonly seconds: Readonly<Record<LayerPass, Spread>>;
+  /** Time relative to the same layer with K = F. */
+  readonly ratio: Readonly<Record<LayerPass, Spread>>;
+  /** Of the products with all neurons, forward and backward together. */
+  readonly gigaflops: number;
+  readonly shareOfPeak: number;
 }
 
-export interface TrainedLayerTiming {
-  readonly kept: number;
-  /** Milliseconds, without the balance loss of neurons. */
-  readonly forward: number;
-  readonly both: number;
-  /** Against the first K. */
-  readonly forwardRatio: number;
-  readonly bothRatio: number;
+export interface LayerBench extends Envelope<"layer"> {
+  readonly dtype: "f32" | "bf16";
+  readonly cases: readonly LayerCase[];
+  readonly peers: readonly LayerPeerRow[];
 }
 
-export interface StoredLayerTiming {
-  readonly dtype: WeightFormat;
-  readonly kept: number;
-  /** One token, all its experts: microseconds. */
-  readonly microseconds: number;
-  readonly gigabytesPerSecond: number;
-  readonly bandwidthShare: number;
-  readonly speedup: number;
-  /** What reading only the kept rows could gain: 3 / (1 + 2 K / F). */
-  readonly ideal: number;
-}
-
-export interface LayerBench {
-  readonly machine: MachineDescription;
-  readonly limits: MachineLimits;
-  readonly shape: LayerShape;
-  readonly trained: readonly TrainedLayerTiming[];
-  /** Experts of width x neurons, one token. */
-  readonly storedShape: Pick<LayerShape, "width" | "neurons" | "active">;
-  readonly stored: readonly StoredLayerTiming[];
-}
-
-const DEFAULT_SHAPE: LayerShape = { tokens: 4096, width: 256, experts: 16, active: 4, neurons: 256 };
-
-export async function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench> {
-  const shape = { ...DEFAULT_SHAPE, ...options.shape };
-  const { shares = [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16], rounds = 5, memoryBytes = 2 ** 30 } = options;
-  const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
-  const probe = new LimitProbe(backend, memoryBytes);
-  const kept = (neurons: number) => shares.map((share) => Math.max(1, Math.round(share * neurons)));
-  try {
-    const trained = await timeTrained(backend, shape, kept(shape.neurons), { ...options, rounds });
-    const stored: StoredLayerTiming[] = [];
-    const storedShape = {
-      width: Math.max(shape.width, 1024),
-      neurons: Math.max(shape.neurons, 1024),
-      active: shape.active,
-    };
-    if (memoryBytes < 2 ** 28) Object.assign(storedShape, { width: shape.width, neurons: shape.neurons }); // a quick look
-    for (const dtype of ["bf16", "int8"] as const) {
-      options.onStep?.(0, 1, `inference, ${dtype}`);
-      stored.push(
-        ...(await timeStored(
-          backend,
-          { ...storedShape, dtype, memoryBytes },
-          kept(storedShape.neurons),
-          probe,
-          rounds,
-          options.signal,
-        )),
-      );
-    }
-    return { machine: describeMachine(backend), limits: probe.limits, shape, trained, storedShape, stored };
-  } finally {
-    if (!options.backend) backend.close();
+/** @throws UsageError for sizes that cannot work together. */
+export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench> {
+  const { quick = false } = options;
+  const base: Omit<LayerShape, "kept"> = {
+    width: options.width ?? (quick ? 32 : 512),
+    neurons: options.neurons ?? (quick ? 32 : 512),
+    experts: options.experts ?? (quick ? 4 : 16),
+    active: quick ? 2 : 4,
+    tokens: options.tokens ?? (quick ? 8 : 1024),
+  };
+  if (base.experts < base.active) {
+    throw new UsageError(
+      `${base.experts} experts are fewer than the ${base.active} of a token: give --experts ${base.active} or more.`,
+    );
   }
-}
-
-async function timeTrained(
-  backend: Backend,
-  { tokens, width: D, experts: E, active, neurons: F }: LayerShape,
-  kept: readonly number[],
-  { rounds, signal, onStep }: LayerBenchOptions & { rounds: number },
-): Promise<TrainedLayerTiming[]> {
-  const random = (name: string, shape: readonly number[], deviation: number) => {
-    const values = new Float32Array(sizeOf(shape));
-    new RandomStream(1, `bench layer/${name}`).fillNormal(values, deviation);
-    const parameter = new Parameter(name, backend.allocate("f32", values.length), shape, true);
-    backend.write(parameter.buffer, values);
-    return parameter;
-  };
-  const x = random("x", [tokens, D], 1);
-  const weights = {
-    router: random("router", [E, D], 0.05),
-    gate: random("gate", [E, F, D], D ** -0.5),
-    up: random("up", [E, F, D], D ** -0.5),
-    down: random("down", [E, D, F], F ** -0.5),
-  };
-  const size = tokens * D;
-  const order = new Tensor(backend.allocate("u32", size), [size]);
-  backend.write(
-    order.buffer,
-    Uint32Array.from({ length: size }, (_, i) => i),
-  );
-  const once = async (K: number, backward: boolean) => {
-    throwIfAborted(signal);
-    const start = performance.now();
-    const tape = new Tape(backend, { recording: backward });
-    const neuronScore = { normalise: "l1", masked: "all" } as const;
-    const { output } = mixtureLayer(tape, x, weights, {
-      active,
-      kept: K,
-      activation: "silu",
-      bf16: backend.nativeBf16,
-      normaliseWeights: true,
-      balance: false,
-      neuronScore,
-    });
-    if (backward) {
-      // The sum of the output: as one token whose "experts" are all its numbers.
-      const sum = combine(tape, new Tensor(output.buffer, [size, 1]), 1, {
-        rowOfSlot: order,
-        slotOfRow: order,
-      });
-      tape.backward([{ loss: sum, weight: 1 }]);
+  if (base.neurons < 16)
+    throw new UsageError("The sweep over K goes to F / 16: give --expert-width 16 or more.");
+  return inSession("layer", options, async (session) => {
+    const dtype = options.dtype === "f32" || !session.backend.nativeBf16 ? "f32" : "bf16";
+    const cases: Omit<LayerCase, "shareOfPeak">[] = [];
+    for (const { sweep, shapes } of sweepsFrom(base, quick)) {
+      throwIfAborted(options.signal);
+      cases.push(...(await timeShapes(session, { sweep, shapes, dtype, quick })));
     }
-    await backend.read(x.buffer, 0, 1);
-    tape.release();
-    for (const parameter of [x, ...Object.values(weights)]) parameter.clearGradient(backend);
-    return performance.now() - start;
-  };
-  const times = kept.map(() => ({ forward: [] as number[], both: [] as number[] }));
-  for (const K of kept) await once(K, true);
-  for (let round = 0; round < rounds * 4; round++) {
-    onStep?.(round, rounds * 4, "training");
-    for (const [i, K] of kept.entries()) {
-      times[i].forward.push(await once(K, false));
-      times[i].both.push(await once(K, true));
-    }
-  }
-  for (const tensor of [x, order, ...Object.values(weights)]) backend.free(tensor.buffer);
-  return kept.map((K, i) => {
-    const [forward, both] = [median(times[i].forward), median(times[i].both)];
-    return {
-      kept: K,
-      forward,
-      both,
-      forwardRatio: forward / median(times[0].forward),
-      bothRatio: both / median(times[0].both),
-    };
+    const peers = options.peers
+      ? [
+          ...(await layerPeers(session, { ...base, kept: base.neurons }, dtype, options.signal)),
+          ...(await expertPeers(session, base, options.signal)),
+        ]
+      : [];
+    const { envelope, limits } = await session.settle();
+    const peak = limits.gigaflops[dtype].all;
+    const withShares = cases.map((one) => ({ ...one, shareOfPeak: one.gigaflops / peak }));
+    return { ...envelope, dtype, cases: withShares, peers };
   });
 }
 
-async function timeStored(
-  backend: Backend,
+type Base = Omit<LayerShape, "kept">;
+
+/** Groups of layers that take turns: the same but for K, K = F first. */
+function sweepsFrom(base: Base, quick: boolean): { sweep: Sweep; shapes: LayerShape[] }[] {
+  const withKept = (shape: Base, shares: readonly number[]) =>
+    shares.map((share) => ({ ...shape, kept: Math.max(1, Math.round(shape.neurons * share)) }));
+  const steps = quick ? [1] : [0.25, 0.5, 1, 2];
+  const variants = (sweep: Sweep, key: "neurons" | "experts" | "tokens", factors: readonly number[]) =>
+    factors
+      .map((factor) => ({ ...base, [key]: Math.round(base[key] * factor) }))
+      .filter((shape) => shape.experts >= shape.active && shape.tokens >= 1)
+      .map((shape) => ({ sweep, shapes: withKept(shape, [1, 1 / 4]) }));
+  return [
+    { sweep: "K", shapes: withKept(base, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16]) },
+    ...variants("F", "neurons", steps),
+    ...variants("E", "experts", quick ? [1] : [0.5, 1, 2, 4]),
+    ...variants("T", "tokens", quick ? [1] : [1 / 1024, 1 / 64, 1 / 16, 1 / 4, 1, 4]),
+  ];
+}
+
+async function timeShapes(
+  { backend, turns }: Session<"layer">,
   {
-    width: D,
-    neurons: F,
-    active,
+    sweep,
+    shapes,
     dtype,
-    memoryBytes,
-  }: Pick<LayerShape, "width" | "neurons" | "active"> & { dtype: WeightFormat; memoryBytes: number },
-  kept: readonly number[],
-  probe: LimitProbe,
-  rounds: number,
-  signal: AbortSignal | undefined,
-): Promise<StoredLayerTiming[]> {
-  const type = weightTypeOf(dtype);
-  const size = { f32: 4, bf16: 2, int8: 1 }[dtype];
-  const groups = Math.max(2 * active, Math.ceil(memoryBytes / (3 * D * F * size)));
-  const owned: DeviceBuffer[] = [];
-  const allocate = (what: "f32" | "u32" | typeof type, length: number) => {
-    owned.push(backend.allocate(what, length));
-    return owned[owned.length - 1];
-  };
-  const normals = new Float32Array(F * D);
-  new RandomStream(1, "bench layer/stored").fillNormal(normals, D ** -0.5);
-  const pattern =
-    type === "f32"
-      ? normals
-      : type === "bf16"
-        ? Uint16Array.from(normals, toBf16)
-        : Int8Array.from(normals, (v) => 40 * v * D ** 0.5);
-  const matrices = () => {
-    const buffer = allocate(type, groups * F * D);
-    for (let e = 0; e < groups; e++) backend.write(buffer, pattern, e * F * D);
-    const scales = allocate("f32", scalesFor(type, groups * F));
-    backend.write(scales, new Float32Array(scales.length).fill(D ** -0.5 / 40));
-    return new StoredTensor(buffer, [groups, F, D], new Tensor(scales, [scales.length]));
-  };
-  const places = allocate("u32", 2 * groups);
-  backend.write(
-    places,
-    Uint32Array.from({ length: 2 * groups }, (_, i) => (i % groups) * F * D),
-  );
-  const weights: StoredExperts = {
-    gate: matrices(),
-    up: matrices(),
-    down: matrices(),
-    places: new Tensor(places, [2, groups]),
-  };
-  const input = allocate("f32", active * D);
-  const row = new Float32Array(active * D);
-  new RandomStream(2, "bench layer/x").fillNormal(row);
-  backend.write(input, row);
-  const x = new Tensor(input, [active, D]);
-
-  let first = 0;
-  const once = async (K: number) => {
-    throwIfAborted(signal);
-    const tape = new Tape(backend, { recording: false });
-    // Experts in turn, so that none is still in a cache from last time.
-    const chosen = new Set(Array.from({ length: active }, (_, i) => (first + i) % groups));
-    first = (first + active) % groups;
-    const offsets = [0];
-    for (let e = 0; e < groups; e++) offsets.push(offsets[e] + (chosen.has(e) ? 1 : 0));
-    const table = tape.constant(Uint32Array.from(offsets), [groups + 1]);
-    const start = performance.now();
-    neuronExperts(tape, x, table, weights, { kept: K, activation: "silu" });
-    const milliseconds = performance.now() - start;
-    await backend.read(input, 0, 1);
-    tape.release();
-    return milliseconds / 1000;
-  };
-  const times = kept.map(() => [] as number[]);
-  for (let round = 0; round < rounds; round++) {
-    await probe.measure();
-    for (let i = 0; i < 20; i++) for (const [k, K] of kept.entries()) times[k].push(await once(K));
+    quick,
+  }: { sweep: Sweep; shapes: LayerShape[]; dtype: "f32" | "bf16"; quick: boolean },
+): Promise<Omit<LayerCase, "shareOfPeak">[]> {
+  const arms = shapes.map((shape) => new LayerArm(backend, shape, dtype === "bf16"));
+  try {
+    const passes: LayerPass[] = ["forward", "both"];
+    const contenders = arms.flatMap((arm) => passes.map((pass) => layerContender(arm, pass, quick)));
+    const times = await takeTurns(contenders, turns);
+    const timesOf = (arm: number, pass: LayerPass) => times[arm * passes.length + passes.indexOf(pass)];
+    return shapes.map((shape, arm) => {
+      const of = (make: (pass: LayerPass) => Spread) => ({ forward: make("forward"), both: make("both") });
+      const seconds = of((pass) => spreadOf(timesOf(arm, pass)));
+      const gigaflops = (3 * layerFlops(shape)) / seconds.both.median / 1e9;
+      return {
+        sweep,
+        ...shape,
+        seconds,
+        ratio: of((pass) => ratioOf(timesOf(arm, pass), timesOf(0, pass))),
+        gigaflops,
+      };
+    });
+  } finally {
+    for (const arm of arms) arm.close();
   }
-  for (const buffer of owned) backend.free(buffer);
-  const { gigabytesPerSecond: limit } = probe.limits;
-  return kept.map((K, i) => {
-    const seconds = median(times[i]);
-    const gigabytesPerSecond = (active * D * size * (F + 2 * K)) / 1e9 / seconds;
-    return {
-      dtype,
-      kept: K,
-      microseconds: seconds * 1e6,
-      gigabytesPerSecond,
-      bandwidthShare: gigabytesPerSecond / limit,
-      speedup: median(times[0]) / seconds,
-      ideal: 3 / (1 + (2 * K) / F),
-    };
-  });
+}
+
+/** One pass of a layer, timed over a third of a second. */
+export function layerContender(arm: LayerArm, pass: LayerPass, quick: boolean) {
+  const { neurons, experts, tokens, kept } = arm.shape;
+  const name = `F ${neurons}, E ${experts}, ${tokens} tokens, K ${kept}, ${pass === "both" ? "forward and backward" : "forward"}`;
+  const run = () =>
+    secondsPerCall(
+      () => arm.run(pass),
+      () => arm.finish(),
+      quick ? 0.002 : 0.3,
+    );
+  return { name, run };
+}
+
+/** Products of a forward pass with all neurons: router and experts. */
+export function layerFlops({ width, neurons, experts, active, tokens }: LayerShape): number {
+  return tokens * (2 * width * experts + 6 * active * width * neurons);
 }

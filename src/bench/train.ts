@@ -1,232 +1,283 @@
-// The training step: MoE (K = F) and MoNE by turns on the same tokens, over one size or several; what share of the
-// machine's products a step reaches, and where its time goes.
+// Times whole training steps, MoE and MoNE by turns, at one or more sizes of model; peers take turns with them. Also the
+// achieved share of the machine's peak, the peak memory of each, and where the time of a step goes (trainProfile.ts).
 
-import { readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
-import type { Backend } from "../backends/backend.ts";
-import { openBackend } from "../backends/cpu.ts";
-import { type KernelProfile, profileBackend } from "../backends/profile.ts";
-import { throwIfAborted, UsageError } from "../errors.ts";
-import { expertWidth } from "../model/config.ts";
+import { RunError, UsageError } from "../errors.ts";
 import { countParameters } from "../model/parameters.ts";
-import { type TokenDataset, tokenDatasetFromMemory } from "../text/dataset.ts";
-import { installedDeclarations } from "../text/declarations.ts";
-import { resolveTrainConfig, type TrainConfig } from "../train/config.ts";
-import { Trainer } from "../train/trainer.ts";
-import { trainingFlops } from "./cost.ts";
-import { benchConfig, keptOf } from "./decode.ts";
-import {
-  describeMachine,
-  LimitProbe,
-  type MachineDescription,
-  type MachineLimits,
-  median,
-} from "./machine.ts";
-import type { MissingPeer } from "./peers/process.ts";
-import { TrainPeers, type TrainPeerTiming } from "./trainPeers.ts";
+import { forwardFlops, trainingFlops } from "../model/work.ts";
+import type { MachineLimits } from "./machine.ts";
+import { ratioOf, type Spread, spreadOf, takeTurns } from "./measure.ts";
+import { measureMemory } from "./memory.ts";
+import { startPeers, TorchPeers } from "./peers/find.ts";
+import type { PeerProcess } from "./peers/process.ts";
+import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
+import { type BenchSize, configOf, parseKept, parseSizes } from "./sizes.ts";
+import { type BenchText, batchOf, openBenchText, trainerOf } from "./trainerArm.ts";
+import { type ProfileRow, profileSteps } from "./trainProfile.ts";
 
-export interface TrainBenchOptions {
-  /** Named sizes or widths. Default small. */
+export interface TrainBenchOptions extends BenchOptions {
+  /** Names, widths, or "all". Default: small. */
   readonly sizes?: readonly string[];
-  /** K of the MoNE, a share up to 1 or a count. Default 0.25. */
+  /** K, or a share of F below 1. Default 1/4. */
   readonly neurons?: number;
-  /** Sequences and tokens in each; default 16 x 256 below width 512, 8 x 512 from there on. */
-  readonly batch?: number;
-  readonly seqLen?: number;
-  /** Timed steps of each model in a round, after two that are not timed. */
-  readonly steps?: number;
-  readonly rounds?: number;
-  readonly dtype?: "auto" | "f32" | "bf16";
-  readonly recompute?: boolean;
-  /** A text file, read as bytes; default: the type declarations of the installed packages. */
+  /** A text, as `mone train --data` takes it. */
   readonly data?: string;
-  /** Run PyTorch beside ours, if it is installed. */
-  readonly peers?: boolean;
-  /** Report where the time of the MoNE's steps goes. */
+  readonly dtype?: "auto" | "f32" | "bf16";
+  /** Also say where the time of a step goes. */
   readonly profile?: boolean;
-  readonly threads?: number;
-  readonly backend?: Backend;
-  readonly probeBytes?: number;
-  readonly signal?: AbortSignal;
-  readonly onStep?: (done: number, total: number, what: string) => void;
-  readonly announce?: (line: string) => void;
+  readonly peers?: boolean;
 }
 
-export interface ArmTiming {
+export interface TrainRow {
+  /** "MoE" or "MoNE". */
+  readonly arm: "MoE" | "MoNE";
+  readonly engine: string;
+  readonly version: string;
   readonly kept: number;
-  readonly tokensPerSecond: number;
-  readonly range: readonly [number, number];
+  readonly dtype: string;
+  readonly secondsPerStep: Spread;
+  readonly tokensPerSecond: Spread;
+  /** Of the products with all neurons (model/work.ts). */
   readonly gigaflops: number;
-  /** Of the products in registers, in the type that the products have. */
-  readonly peakShare: number;
+  readonly shareOfPeak: number;
+  readonly peakBytes?: number;
 }
 
-export interface TrainTiming {
+export interface TrainCase {
   readonly size: string;
   readonly width: number;
+  readonly neurons: number;
+  readonly kept: number;
   readonly parameters: number;
+  readonly seq: number;
   readonly batch: number;
-  readonly seqLen: number;
-  readonly moe: ArmTiming;
-  readonly mone: ArmTiming;
-  /** Step time of the MoNE over that of the MoE: the price of choosing neurons, its balance loss included. */
-  readonly stepRatio: number;
-  /** Of a step. */
-  readonly profile?: readonly KernelProfile[];
-  /** PyTorch on the same steps, in turn with ours. */
-  readonly peers?: readonly TrainPeerTiming[];
+  readonly flopsPerToken: number;
+  /** What share of the products would remain if only kept neurons were multiplied. */
+  readonly keptShareOfFlops: number;
+  readonly rows: readonly TrainRow[];
+  /** MoNE's step time relative to MoE's, round by round. */
+  readonly stepRatio: Spread;
+  readonly profiles: readonly { readonly arm: "MoE" | "MoNE"; readonly rows: readonly ProfileRow[] }[];
 }
 
-export interface TrainBench {
-  readonly machine: MachineDescription;
-  readonly limits: MachineLimits;
-  readonly dtype: "f32" | "bf16";
+export interface TrainBench extends Envelope<"train"> {
   readonly data: string;
-  readonly timings: readonly TrainTiming[];
-  /** Of the process, over all sizes: bytes. */
-  readonly peakMemory: number;
-  readonly missingPeers?: readonly MissingPeer[];
+  readonly cases: readonly TrainCase[];
 }
 
-/** @throws UsageError for an option that is out of bounds, or a file that cannot be read. */
+/** @throws UsageError for a size, a K or a text that cannot be used; RunError where memory does not suffice. */
 export async function benchTrain(options: TrainBenchOptions = {}): Promise<TrainBench> {
-  const { rounds = 3, steps = 5, sizes = ["small"] } = options;
-  const opened = options.backend ?? openBackend({ threads: options.threads }, options.announce);
-  const { dataset, name, bytes } = readData(options.data);
-  let missingPeers: readonly MissingPeer[] | undefined;
-  const probe = new LimitProbe(opened, options.probeBytes);
-  const timings: Omit<TrainTiming, "moe" | "mone">[] = [];
+  const sizes = parseSizes(options.sizes ?? [options.quick ? "32" : "small"]);
+  for (const { width } of sizes) parseKept(options.neurons ?? 0.25, width); // before anything long begins
+  const text = await openBenchText(options);
   try {
-    const results: { rates: number[]; flops: number; kept: number }[][] = [];
-    let bf16 = false;
-    for (const [index, size] of sizes.entries()) {
-      const profiled = options.profile ? profileBackend(opened) : undefined;
-      const backend = profiled?.backend ?? opened;
-      const arms = trainConfigs(size, options).map((config) => {
-        const trainer = new Trainer(config, dataset, backend);
-        trainer.initialise();
-        const flops = trainingFlops(config.model, config.seqLen);
-        const kept = config.model.num_neurons_per_tok ?? expertWidth(config.model);
-        return { config, trainer, flops, kept, rates: [] as number[], profile: [] as KernelProfile[] };
-      });
-      bf16 = arms[0].trainer.bf16;
-      let peers: TrainPeers | undefined;
-      try {
-        if (options.peers) {
-          const configs = arms.map(({ config }) => config);
-          peers = await TrainPeers.start(
-            configs,
-            bytes,
-            options.threads ?? availableParallelism(),
-            options.signal,
-          );
-          missingPeers = peers.missing;
-        }
-        for (let round = 0; round < rounds; round++) {
-          await probe.measure();
-          await peers?.measure(2, round === 0);
-          for (const arm of arms) {
-            const done = (index * rounds + round) * arms.length + arms.indexOf(arm);
-            options.onStep?.(done, sizes.length * rounds * arms.length, `size ${size}, K ${arm.kept}`);
-            for (let i = 0; i < (round === 0 ? 2 : 1); i++) await arm.trainer.advance();
-            profiled?.reset();
-            const seconds: number[] = [];
-            for (let i = 0; i < steps; i++) {
-              throwIfAborted(options.signal);
-              const start = performance.now();
-              await arm.trainer.advance();
-              seconds.push((performance.now() - start) / 1000);
-            }
-            arm.rates.push(arm.trainer.tokensPerStep / median(seconds));
-            arm.profile =
-              profiled?.report().map((line) => ({
-                ...line,
-                seconds: line.seconds / steps,
-                flops: line.flops / steps,
-                calls: line.calls / steps,
-              })) ?? [];
-          }
-        }
-        const [moe, mone] = arms;
-        results.push(arms);
-        timings.push({
-          size,
-          width: moe.config.model.hidden_size,
-          parameters: countParameters(moe.config.model).total,
-          batch: moe.config.batch,
-          seqLen: moe.config.seqLen,
-          stepRatio: median(moe.rates) / median(mone.rates),
-          ...(profiled && { profile: mone.profile }),
-          ...(peers && { peers: peers.timings }),
-        });
-      } finally {
-        peers?.close();
-        for (const { trainer } of arms) trainer.close();
-      }
+    return await inSession("train", options, async (session) => {
+      const cases: TrainCase[] = [];
+      for (const size of sizes) cases.push(await timeSize(session, size, text, options));
+      const { envelope, limits } = await session.settle();
+      return { ...envelope, data: text.name, cases: cases.map((one) => withShares(one, limits)) };
+    });
+  } finally {
+    text.close();
+  }
+}
+
+/** A case with shares of the machine's peak. */
+function withShares(one: TrainCase, limits: MachineLimits): TrainCase {
+  const peakOf = (dtype: string) => limits.gigaflops[dtype === "f32" ? "f32" : "bf16"].all;
+  const own = peakOf(one.rows[0].dtype);
+  return {
+    ...one,
+    rows: one.rows.map((row) => ({ ...row, shareOfPeak: row.gigaflops / peakOf(row.dtype) })),
+    profiles: one.profiles.map(({ arm, rows }) => ({
+      arm,
+      rows: rows.map((row) =>
+        row.gigaflops === undefined ? row : { ...row, shareOfPeak: row.gigaflops / own },
+      ),
+    })),
+  };
+}
+
+interface Runner {
+  readonly row: Pick<TrainRow, "arm" | "engine" | "version" | "kept" | "dtype">;
+  /** Seconds of each of so many steps. */
+  steps(count: number): Promise<number[]>;
+  peakBytes(): Promise<number | undefined>;
+  close(): void;
+}
+
+async function timeSize(
+  session: Session<"train">,
+  size: BenchSize,
+  text: BenchText,
+  options: TrainBenchOptions,
+): Promise<TrainCase> {
+  const { quick } = session.envelope;
+  const { signal, onProgress } = options;
+  const config = configOf(size, null);
+  const neurons = config.moe_intermediate_size;
+  const kept = parseKept(options.neurons ?? 0.25, neurons);
+  if (kept === neurons) throw new UsageError("--neurons must be below the expert width: K = F is the MoE.");
+  const { seq, batch } = batchOf(size, quick);
+  const parameters = countParameters(config).total;
+  // Weights, gradients and two moments in f32, for both arms at once.
+  const needed = 2 * 16 * parameters;
+  if (needed > 0.8 * session.envelope.machine.memoryBytes) {
+    throw new RunError(
+      `Training ${size.name} takes at least ${(needed / 2 ** 30).toFixed(0)} GiB for two models: choose a smaller --size.`,
+    );
+  }
+  const arms = [
+    { arm: "MoE", kept: neurons },
+    { arm: "MoNE", kept },
+  ] as const;
+  const runners: Runner[] = [];
+  try {
+    for (const { arm, kept } of arms) {
+      runners.push(ownRunner(session, { arm, size, kept, text, options }));
     }
-    const { limits } = probe;
-    const peak = bf16 ? limits.gigaflopsBf16 : limits.gigaflopsF32;
-    const timingOf = ({ rates, flops, kept }: (typeof results)[number][number]): ArmTiming => {
-      const tokensPerSecond = median(rates);
-      const gigaflops = (tokensPerSecond * flops) / 1e9;
-      const range = [Math.min(...rates), Math.max(...rates)] as const;
-      return { kept, tokensPerSecond, range, gigaflops, peakShare: gigaflops / peak };
-    };
-    return {
-      machine: describeMachine(opened),
-      limits,
-      dtype: bf16 ? "bf16" : "f32",
-      data: name,
-      timings: timings.map((timing, i) => ({
-        ...timing,
-        moe: timingOf(results[i][0]),
-        mone: timingOf(results[i][1]),
+    if (options.peers) {
+      onProgress?.("starting peers", [size.name]);
+      runners.push(...(await torchRunners(session, { size, arms, seq, batch, text, signal })));
+    }
+    const count = await warmUp(runners, quick);
+    const times = await takeTurns(
+      runners.map((runner) => ({
+        name: `${size.name}, ${runner.row.arm}, ${runner.row.engine}`,
+        run: async () => spreadOf(await runner.steps(count)).median,
       })),
-      peakMemory: process.resourceUsage().maxRSS * 1024,
-      ...(missingPeers && { missingPeers }),
+      session.turns,
+    );
+    const flopsPerToken = trainingFlops(config, seq);
+    const rows: TrainRow[] = [];
+    for (const [i, runner] of runners.entries()) {
+      const secondsPerStep = spreadOf(times[i]);
+      const tokensPerSecond = spreadOf(times[i].map((seconds) => (seq * batch) / seconds));
+      const gigaflops = (flopsPerToken * tokensPerSecond.median) / 1e9;
+      const peakBytes = await runner.peakBytes();
+      rows.push({
+        ...runner.row,
+        secondsPerStep,
+        tokensPerSecond,
+        gigaflops,
+        shareOfPeak: 0, // known when the machine was measured to the end
+        ...(peakBytes !== undefined && { peakBytes }),
+      });
+    }
+    const profiles: TrainCase["profiles"][number][] = [];
+    for (const { arm, kept } of options.profile ? arms : []) {
+      onProgress?.("profiling", [`${size.name}, ${arm}`]);
+      const profiled = { size, kept, text, quick, dtype: options.dtype, signal };
+      profiles.push({ arm, rows: await profileSteps(session.backend, profiled) });
+    }
+    const forward = forwardFlops(configOf(size, kept), seq);
+    return {
+      size: size.name,
+      width: size.width,
+      neurons,
+      kept,
+      parameters,
+      seq,
+      batch,
+      flopsPerToken,
+      keptShareOfFlops: (forward.total - forward.experts + forward.keptExperts) / forward.total,
+      rows,
+      stepRatio: ratioOf(times[1], times[0]),
+      profiles,
     };
   } finally {
-    if (!options.backend) opened.close();
+    for (const runner of runners) runner.close();
   }
 }
 
-/** The MoE and the MoNE of a size. */
-function trainConfigs(size: string, options: TrainBenchOptions): TrainConfig[] {
-  const model = benchConfig(size);
-  const large = model.hidden_size >= 512;
-  const { batch = large ? 8 : 16, seqLen = large ? 512 : 256, dtype = "auto", recompute = false } = options;
-  const kept = keptOf(options.neurons ?? 0.25, expertWidth(model));
-  return [null, kept].map((K) =>
-    resolveTrainConfig(
-      {
-        batch,
-        seqLen,
-        dtype,
-        recompute,
-        steps: 1000,
-        model: { ...model, vocab_size: 256, max_position_embeddings: seqLen, num_neurons_per_tok: K },
-      },
-      256,
-    ),
-  );
+/** One step of each that is not counted, and then as many as a turn should have: about two seconds of the fastest. */
+async function warmUp(runners: readonly Runner[], quick: boolean): Promise<number> {
+  let fastest = Number.POSITIVE_INFINITY;
+  for (const runner of runners) {
+    const seconds = await runner.steps(quick ? 1 : 2);
+    fastest = Math.min(fastest, seconds[seconds.length - 1]);
+  }
+  return quick ? 1 : Math.max(3, Math.min(50, Math.round(2 / fastest)));
 }
 
-function readData(path: string | undefined): { dataset: TokenDataset; name: string; bytes: Uint8Array } {
-  let bytes: Uint8Array;
-  if (path === undefined) {
-    const text = installedDeclarations().map((document) => document.text);
-    bytes = new TextEncoder().encode(text.join("\n").slice(0, 4 << 20));
-  } else {
-    try {
-      bytes = readFileSync(path);
-    } catch (error) {
-      throw new UsageError(`${path} cannot be read: name a text file`, { cause: error });
-    }
-  }
-  const cut = Math.floor(0.9 * bytes.length);
+function ownRunner(
+  session: Session<"train">,
+  arm: { arm: "MoE" | "MoNE"; size: BenchSize; kept: number; text: BenchText; options: TrainBenchOptions },
+): Runner {
+  const { size, kept, text, options } = arm;
+  const { quick, threads, versions } = session.envelope;
+  const trainer = trainerOf(session.backend, { size, kept, text, quick, dtype: options.dtype });
+  const dtype = trainer.bf16 ? "bf16" : "f32";
   return {
-    dataset: tokenDatasetFromMemory(bytes.subarray(0, cut), bytes.subarray(cut), { vocabSize: 256 }),
-    name: path ?? "type declarations of the installed packages",
-    bytes,
+    row: { arm: arm.arm, engine: "neuron-experts", version: versions.package, kept, dtype },
+    async steps(count) {
+      const times: number[] = [];
+      for (let i = 0; i < count; i++) {
+        options.signal?.throwIfAborted();
+        const before = trainer.seconds;
+        await trainer.advance();
+        times.push(trainer.seconds - before);
+      }
+      return times;
+    },
+    async peakBytes() {
+      options.onProgress?.("measuring memory", [`${size.name}, ${arm.arm}`]);
+      const work = { kind: "train", width: size.width, kept, dtype, threads, quick } as const;
+      return (await measureMemory(work, options.signal)).peakBytes;
+    },
+    close: () => trainer.close(),
   };
+}
+
+async function torchRunners(
+  session: Session<"train">,
+  work: {
+    size: BenchSize;
+    arms: readonly { arm: "MoE" | "MoNE"; kept: number }[];
+    seq: number;
+    batch: number;
+    text: BenchText;
+    signal?: AbortSignal;
+  },
+): Promise<Runner[]> {
+  const { size, arms, seq, batch, text, signal } = work;
+  const config = configOf(size, null);
+  const torch = new TorchPeers();
+  const plans = arms.flatMap(({ arm, kept }) =>
+    (["f32", "bf16"] as const).map((dtype) => ({ arm, kept, dtype })),
+  );
+  const peers: { plan: (typeof plans)[number]; peer: PeerProcess }[] = [];
+  for (const plan of plans) {
+    const values = {
+      width: config.hidden_size,
+      layers: config.num_hidden_layers,
+      heads: config.num_attention_heads,
+      experts: config.num_experts,
+      active: config.num_experts_per_tok,
+      neurons: config.moe_intermediate_size,
+      kept: plan.kept,
+      seq,
+      batch,
+      vocab: config.vocab_size,
+      threads: session.envelope.threads,
+      tokens: text.path,
+      dtype: plan.dtype,
+    };
+    const command = torch.command(`PyTorch ${plan.dtype}`, "torch_train.py", values);
+    const started = await startPeers([command], session.miss, signal);
+    if (started.length === 0) break; // said once
+    peers.push({ plan, peer: started[0] });
+  }
+  return peers.map(({ plan, peer }) => {
+    let peak: number | undefined;
+    return {
+      row: { ...plan, engine: "PyTorch", version: String(peer.about.version) },
+      async steps(count) {
+        const answer = await peer.ask({ steps: count });
+        peak = Number(answer.peakBytes);
+        return answer.seconds as number[];
+      },
+      peakBytes: async () => peak,
+      close: () => peer.close(),
+    };
+  });
 }

@@ -1,284 +1,255 @@
-// `mone bench`: how fast this machine is, and what choosing neurons costs and gains on it.
+// `mone bench`: how fast this machine is, from single kernels to whole training steps and decoding, with other engines
+// beside it where that is asked for.
 
-import { type Command, Option } from "commander";
-import type { BenchReport } from "../bench/report.ts";
-import { UsageError } from "../errors.ts";
-import { formatFixed } from "../report/format.ts";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { BenchOptions } from "../bench/result.ts";
+import type { BenchResult } from "../bench/save.ts";
 import { action, type Context, commandLine } from "./action.ts";
 import { addCommonOptions, addExample, addThreadsOption, integer, number } from "./options.ts";
 
 interface CommonFlags {
   readonly threads?: number;
-  readonly rounds: number;
-  readonly out?: string;
+  readonly rounds?: number;
   readonly quick?: boolean;
+  readonly out?: string;
 }
-
-/** What a quick look measures: small sizes, once, to see whether everything works. */
-const QUICK_PROBE = 2 ** 24;
 
 export function addBenchCommand(program: Command): void {
   const command = program.command("bench").description("measure the speed of this machine");
-  addExample(command, "mone bench decode --dtype int8 --neurons 1,0.25");
-
-  const kernels = command
-    .command("kernels")
-    .description("time each kernel on shapes of real work")
-    .option("--kernel <name...>", "only these kernels");
-  addThreadsOption(kernels);
-  addCommonOptions(kernels, "mone bench kernels --kernel linear groupedLinear --threads 2");
-  kernels.action(action(runKernels));
-
-  addBench(
-    command,
-    "decode",
-    "tokens a second against kept neurons and sequences at once",
-    3,
-    (sub) =>
-      sub
-        .option("--size <name>", "tiny, quick, small, medium, large, or a width", "large")
-        .option(
-          "--neurons <list>",
-          "kept neurons, shares or counts; the first is the base",
-          numbers,
-          [1, 0.5, 0.25, 0.125],
-        )
-        .option("--batch <list>", "sequences at once", numbers, [1])
-        .addOption(
-          new Option("--dtype <type>", "form of the weights")
-            .choices(["f32", "bf16", "int8"])
-            .default("bf16"),
-        )
-        .option("--prompt <n>", "tokens of a prompt", integer(1), 32)
-        .option("--tokens <n>", "tokens after it", integer(1), 64)
-        .option("--peers", "run PyTorch and llama.cpp beside ours, where they are installed"),
-    "mone bench decode --size large --dtype int8 --batch 1,4,16 --out bench",
-  ).action(action(runDecode));
-
-  addBench(
-    command,
-    "train",
-    "training steps of a MoE and a MoNE, by turns",
-    3,
-    (sub) =>
-      sub
-        .option("--size <list>", "sizes or widths; all: eight widths from 64 to 512", "small")
-        .option("--neurons <k>", "kept neurons of the MoNE, a share or a count", number, 0.25)
-        .option("--batch <n>", "sequences a step (default: 16, from width 512 on 8)", integer(1))
-        .option("--seq-len <n>", "tokens of a sequence (default: 256, from width 512 on 512)", integer(1))
-        .option("--steps <n>", "timed steps of each in a round", integer(1), 5)
-        .addOption(
-          new Option("--dtype <type>", "operands of products")
-            .choices(["auto", "f32", "bf16"])
-            .default("auto"),
-        )
-        .option("--recompute", "forget each layer's intermediates and compute them again")
-        .option("--data <file>", "text (default: type declarations of the installed packages)")
-        .option("--profile", "where the time of a step goes")
-        .option("--peers", "run PyTorch beside ours, where it is installed"),
-    "mone bench train --size small,medium --profile",
-  ).action(action(runTrain));
-
-  addBench(
-    command,
-    "layer",
-    "one layer of experts: the price of choosing in training, the gain in inference",
-    5,
-    (sub) =>
-      sub
-        .option("--tokens <n>", "tokens", integer(1), 4096)
-        .option("--width <n>", "hidden size", integer(1), 256)
-        .option("--experts <n>", "experts", integer(1), 16)
-        .option("--active <n>", "experts per token", integer(1), 4)
-        .option("--neurons <n>", "neurons of an expert", integer(1), 256),
-    "mone bench layer --width 512 --neurons 512 --experts 32",
-  ).action(action(runLayer));
-
-  addBench(
-    command,
-    "select",
-    "the selection of neurons alone",
-    5,
-    (sub) => sub.option("--widths <list>", "neurons of an expert", numbers, [256, 512, 1024, 1408, 2048]),
-    "mone bench select --widths 512,1024",
-  ).action(action(runSelect));
+  addExample(command, "mone bench kernels");
+  addKernels(command);
+  addLayer(command);
+  addSelect(command);
+  addTrain(command);
+  addDecode(command);
+  addMemory(command);
 }
 
-function addBench(
+/** A subcommand with the options of all of them, and what it does with its flags. */
+function addBench<Flags extends CommonFlags>(
   parent: Command,
-  name: string,
-  description: string,
-  rounds: number,
-  options: (command: Command) => Command,
-  example: string,
-): Command {
-  const command = options(parent.command(name).description(description));
-  command
-    .option("--rounds <n>", "everything is measured so many times, by turns", integer(1), rounds)
-    .option("--out <folder>", "write JSON, plots and a page there")
-    .option("--quick", "smallest sizes, once: to see that it works");
-  addThreadsOption(command);
-  return addCommonOptions(command, example);
-}
-
-/** Numbers with commas between them. */
-function numbers(text: string): number[] {
-  return text.split(",").map(number);
-}
-
-/** Shows and writes a result. */
-async function finish({ output }: Context, report: BenchReport, { out }: CommonFlags): Promise<void> {
-  const { machine, limits, tables } = report;
-  output.line(`${machine.cpu}, ${machine.backend}`);
-  if (limits) {
-    const [read, f32, bf16] = [limits.gigabytesPerSecond, limits.gigaflopsF32, limits.gigaflopsBf16];
-    output.line(
-      `limits: ${formatFixed(read, 1)} GB/s read, ${formatFixed(f32, 0)} GFLOP/s in f32, ${formatFixed(bf16, 0)} in bf16`,
-    );
-  }
-  for (const table of tables) {
-    output.line();
-    output.table(table);
-  }
-  for (const { peer, reason } of report.missingPeers ?? []) output.note(`not run: ${peer} (${reason})`);
-  const command = commandLine(process.argv.slice(2));
-  let page: string | undefined;
-  if (out !== undefined) {
-    const { writeBenchReport } = await import("../bench/report.ts");
-    page = await writeBenchReport(out, report, command);
-    output.line(`\npage: ${page}`);
-  }
-  output.json({ command, page, ...report.data });
-}
-
-const progressOf = ({ output, signal }: Context) => ({
-  signal,
-  announce: output.note,
-  onStep: (done: number, total: number, what: string) =>
-    output.progress.show("timing", [`${done + 1} of ${total}`, what]),
-});
-
-async function runDecode(
-  context: Context,
-  flags: CommonFlags & {
-    size: string;
-    neurons: number[];
-    batch: number[];
-    dtype: "f32" | "bf16" | "int8";
-    peers?: boolean;
-    prompt: number;
-    tokens: number;
-  },
-): Promise<void> {
-  const { benchDecode } = await import("../bench/decode.ts");
-  const { decodeReport } = await import("../bench/report.ts");
-  if (!flags.batch.every((count) => Number.isInteger(count) && count >= 1)) {
-    throw new UsageError(`--batch must be counts with commas between them, not ${flags.batch}`);
-  }
-  const quick = flags.quick && { size: "tiny", prompt: 4, tokens: 6, rounds: 1, probeBytes: QUICK_PROBE };
-  await finish(
-    context,
-    decodeReport(await benchDecode({ ...flags, ...quick, ...progressOf(context) })),
-    flags,
-  );
-}
-
-async function runTrain(
-  context: Context,
-  flags: CommonFlags & {
-    size: string;
-    neurons: number;
-    steps: number;
-    batch?: number;
-    seqLen?: number;
-    dtype: "auto" | "f32" | "bf16";
-    recompute?: boolean;
-    data?: string;
-    profile?: boolean;
-    peers?: boolean;
-  },
-): Promise<void> {
-  const { benchTrain } = await import("../bench/train.ts");
-  const { trainReport } = await import("../bench/report.ts");
-  const all = ["64", "96", "128", "192", "256", "320", "384", "512"];
-  const sizes = flags.size === "all" ? all : flags.size.split(",");
-  const quick = flags.quick && {
-    sizes: ["32"],
-    batch: 2,
-    seqLen: 16,
-    steps: 1,
-    rounds: 1,
-    probeBytes: QUICK_PROBE,
-  };
-  await finish(
-    context,
-    trainReport(await benchTrain({ ...flags, sizes, ...quick, ...progressOf(context) })),
-    flags,
-  );
-}
-
-async function runLayer(
-  context: Context,
   {
-    tokens,
-    width,
-    experts,
-    active,
-    neurons,
-    ...flags
-  }: CommonFlags & { tokens: number; width: number; experts: number; active: number; neurons: number },
-): Promise<void> {
-  const { benchLayer } = await import("../bench/layer.ts");
-  const { layerReport } = await import("../bench/report.ts");
-  if (active > experts) throw new UsageError(`--active ${active} is more than --experts ${experts}`);
-  const shape = { tokens, width, experts, active, neurons };
-  const quick = flags.quick && {
-    shape: { tokens: 8, width: 32, experts: 4, active: 2, neurons: 32 },
-    rounds: 1,
-    memoryBytes: QUICK_PROBE,
-  };
-  await finish(
-    context,
-    layerReport(await benchLayer({ shape, ...flags, ...quick, ...progressOf(context) })),
-    flags,
+    name,
+    description,
+    example,
+    options,
+    run,
+  }: {
+    name: string;
+    description: string;
+    example: string;
+    options: (command: Command) => void;
+    run: (flags: Flags, common: BenchOptions, context: Context) => Promise<BenchResult>;
+  },
+): void {
+  const command = parent.command(name).description(description);
+  options(command);
+  addThreadsOption(command)
+    .option("--rounds <n>", "rounds in which what is compared takes turns", integer(1))
+    .option("--quick", "a smoke test of seconds; its figures mean nothing")
+    .option("--out <folder>", "also write the result as JSON, plots as SVG, and a page of all results there");
+  addCommonOptions(command, example);
+  command.action(
+    action(async (context: Context, flags: Flags) => {
+      const { output, signal } = context;
+      const common: BenchOptions = {
+        threads: flags.threads,
+        rounds: flags.rounds,
+        quick: flags.quick,
+        command: commandLine(process.argv.slice(2)),
+        signal,
+        onProgress: (task, details) => output.progress.show(task, details),
+        announce: output.note,
+      };
+      await report(context, await run(flags, common, context), flags.out);
+    }),
   );
 }
 
-async function runSelect(context: Context, flags: CommonFlags & { widths: number[] }): Promise<void> {
-  const { benchSelect } = await import("../bench/select.ts");
-  const { selectReport } = await import("../bench/report.ts");
-  const quick = flags.quick && { widths: [64], rounds: 1 };
-  await finish(
-    context,
-    selectReport(await benchSelect({ ...flags, ...quick, ...progressOf(context) })),
-    flags,
-  );
-}
-
-async function runKernels(
-  { output, signal }: Context,
-  { kernel: kernels, threads }: { kernel?: string[]; threads?: number },
-): Promise<void> {
-  const { benchKernels } = await import("../bench/kernels.ts");
-  const result = await benchKernels({
-    kernels,
-    threads,
-    signal,
-    onSample: ({ kernel, sample, index, count }) =>
-      output.progress.show("timing", [`${index + 1} of ${count}`, `${kernel} ${sample}`]),
-    announce: output.note,
-  });
-  const digits = (count: number) => (value: number) => formatFixed(value, count);
-  output.table({
-    title: `Kernels on ${result.backend}, median`,
-    columns: [
-      { key: "kernel", label: "Kernel", align: "left" },
-      { key: "sample", label: "Sample", align: "left" },
-      { key: "microseconds", label: "us", align: "right", format: digits(1) },
-      { key: "gigaflops", label: "GFLOP/s", align: "right", format: digits(1) },
-      { key: "gigabytesPerSecond", label: "GB/s", align: "right", format: digits(2) },
-    ],
-    rows: result.timings.map((timing) => ({ ...timing })),
-  });
+/** Prints a result, and saves it where that is asked for. */
+async function report({ output }: Context, result: BenchResult, folder: string | undefined): Promise<void> {
+  const { presentBench, saveBench } = await import("../bench/save.ts");
+  const { prose, tables } = presentBench(result);
+  for (const table of tables) {
+    output.table(table);
+    output.line();
+  }
+  for (const text of prose) output.line(text);
+  if (result.quick) output.line("This was a smoke test (--quick): its figures mean nothing.");
+  if (folder !== undefined) output.line(`Page: ${await saveBench(folder, result)}`);
   output.json(result);
+}
+
+const dtypeOption = () =>
+  new Option("--dtype <type>", "operands of large products").choices(["auto", "f32", "bf16"]).default("auto");
+const peersOption = () => new Option("--peers", "run other engines beside it, as far as they are installed");
+const sizeOption = (fallback: string) =>
+  new Option("--size <name...>", `tiny, quick, small, medium, large, a width, or all (default: ${fallback})`);
+
+interface KernelFlags extends CommonFlags {
+  readonly kernel?: string[];
+}
+
+function addKernels(parent: Command): void {
+  addBench<KernelFlags>(parent, {
+    name: "kernels",
+    description: "time each kernel on shapes of real work, and its share of what the machine can do",
+    example: "mone bench kernels --kernel linear groupedLinear --threads 2",
+    options: (command) => command.option("--kernel <name...>", "only these kernels"),
+    async run({ kernel: kernels }, common, { output }) {
+      const { benchKernels } = await import("../bench/kernels.ts");
+      return benchKernels({
+        ...common,
+        kernels,
+        onSample: ({ kernel, sample, index, count }) =>
+          output.progress.show("timing", [`${index + 1} of ${count}`, `${kernel} ${sample}`]),
+      });
+    },
+  });
+}
+
+interface LayerFlags extends CommonFlags {
+  readonly dtype: "auto" | "f32" | "bf16";
+  readonly width?: number;
+  readonly expertWidth?: number;
+  readonly experts?: number;
+  readonly tokens?: number;
+  readonly peers?: boolean;
+}
+
+function addLayer(parent: Command): void {
+  addBench<LayerFlags>(parent, {
+    name: "layer",
+    description: "time one mixture-of-experts layer against K, F, E and the number of tokens",
+    example: "mone bench layer --width 512 --tokens 2048 --out bench",
+    options: (command) =>
+      command
+        .option("--width <n>", "D (default: 512)", integer(1))
+        .option("--expert-width <n>", "F that the sweeps start from (default: 512)", integer(1))
+        .option("--experts <n>", "E that the sweeps start from (default: 16)", integer(1))
+        .option("--tokens <n>", "T that the sweeps start from (default: 1024)", integer(1))
+        .addOption(dtypeOption())
+        .addOption(peersOption()),
+    async run({ dtype, width, expertWidth: neurons, experts, tokens, peers }, common) {
+      const { benchLayer } = await import("../bench/layer.ts");
+      return benchLayer({ ...common, dtype, width, neurons, experts, tokens, peers });
+    },
+  });
+}
+
+interface SelectFlags extends CommonFlags {
+  readonly width?: number[];
+  readonly rows?: number;
+}
+
+function addSelect(parent: Command): void {
+  addBench<SelectFlags>(parent, {
+    name: "select",
+    description: "time the selection of neurons alone, beside the products of its expert and beside sorting",
+    example: "mone bench select --width 512 1024",
+    options: (command) =>
+      command
+        .option("--width <n...>", "F of the rows (default: 256 to 4096)", listOf(integer(8)))
+        .option("--rows <n>", "rows of a call (default: 1024)", integer(1)),
+    async run({ width: widths, rows }, common) {
+      const { benchSelect } = await import("../bench/select.ts");
+      return benchSelect({ ...common, widths, rows });
+    },
+  });
+}
+
+interface TrainFlags extends CommonFlags {
+  readonly size?: string[];
+  readonly neurons?: number;
+  readonly data?: string;
+  readonly dtype: "auto" | "f32" | "bf16";
+  readonly profile?: boolean;
+  readonly peers?: boolean;
+}
+
+function addTrain(parent: Command): void {
+  addBench<TrainFlags>(parent, {
+    name: "train",
+    description: "time training steps of MoE and MoNE by turns",
+    example: "mone bench train --size all --data input.txt --profile --out bench",
+    options: (command) =>
+      command
+        .addOption(sizeOption("small"))
+        .option("--neurons <n>", "K of the MoNE, or a share of F below 1 (default: 0.25)", number)
+        .option("--data <source>", "text to train on, as for mone train")
+        .addOption(dtypeOption())
+        .option("--profile", "also say where the time of a step goes")
+        .addOption(peersOption()),
+    async run({ size: sizes, neurons, data, dtype, profile, peers }, common) {
+      const { benchTrain } = await import("../bench/train.ts");
+      return benchTrain({ ...common, sizes, neurons, data, dtype, profile, peers });
+    },
+  });
+}
+
+interface DecodeFlags extends CommonFlags {
+  readonly size?: string[];
+  readonly neurons?: number[];
+  readonly dtype?: ("f32" | "bf16" | "int8")[];
+  readonly batch?: number[];
+  readonly prompt?: number;
+  readonly tokens?: number;
+  readonly peers?: boolean;
+}
+
+function addDecode(parent: Command): void {
+  addBench<DecodeFlags>(parent, {
+    name: "decode",
+    description: "time decoding and prompts with stored weights, and the bandwidth that it makes use of",
+    example: "mone bench decode --size large --dtype bf16 int8 --batch 1 8 32 --peers --out bench",
+    options: (command) =>
+      command
+        .addOption(sizeOption("large"))
+        .option("--neurons <n...>", "K besides K = F, or shares of F below 1 (default: 0.25)", listOf(number))
+        .addOption(
+          new Option("--dtype <type...>", "forms of the weights (default: bf16 int8)").choices([
+            "f32",
+            "bf16",
+            "int8",
+          ]),
+        )
+        .option("--batch <n...>", "sequences at once (default: 1 2 4 8 16 32)", listOf(integer(1)))
+        .option("--prompt <n>", "tokens of the prompt that is timed (default: 512)", integer(1))
+        .option("--tokens <n>", "tokens that are decoded in a turn (default: 64)", integer(1))
+        .addOption(peersOption()),
+    async run({ size: sizes, neurons, dtype: dtypes, batch: batches, prompt, tokens, peers }, common) {
+      const { benchDecode } = await import("../bench/decode.ts");
+      return benchDecode({ ...common, sizes, neurons, dtypes, batches, prompt, tokens, peers });
+    },
+  });
+}
+
+interface MemoryFlags extends CommonFlags {
+  readonly size?: string[];
+  readonly neurons?: number;
+}
+
+function addMemory(parent: Command): void {
+  addBench<MemoryFlags>(parent, {
+    name: "memory",
+    description: "peak memory of training and of decoding, each in a process of its own",
+    example: "mone bench memory --size small medium --out bench",
+    options: (command) =>
+      command
+        .addOption(sizeOption("small medium"))
+        .option("--neurons <n>", "K of the MoNE, or a share of F below 1 (default: 0.25)", number),
+    async run({ size: sizes, neurons }, common) {
+      const { benchMemory } = await import("../bench/memory.ts");
+      return benchMemory({ ...common, sizes, neurons });
+    },
+  });
+}
+
+/** Reads an option with several values, also written with commas: `1,2,4`. */
+function listOf(read: (text: string) => number): (text: string, earlier?: readonly number[]) => number[] {
+  return (text, earlier = []) => {
+    const words = text.split(",").filter((word) => word !== "");
+    if (words.length === 0) throw new InvalidArgumentError("It must be a list of numbers.");
+    return [...earlier, ...words.map(read)];
+  };
 }

@@ -22,8 +22,8 @@ export type Block =
   /** Paragraphs; `lead` ones are larger. */
   | { kind: "prose"; paragraphs: string[]; lead?: boolean }
   | { kind: "table"; table: Table }
-  /** Side by side where there is room: two in a row, or many `small` ones. */
-  | { kind: "figures"; figures: Figure[]; caption?: string; small?: boolean }
+  /** Side by side where there is room: two in a row, many `small` ones, or one `wide` one. */
+  | { kind: "figures"; figures: Figure[]; caption?: string; small?: boolean; wide?: boolean }
   /** Text of a model, line breaks kept, after the prompt that it continues. */
   | { kind: "sample"; title: string; prompt: string; text: string }
   | { kind: "code"; title: string; text: string }
@@ -83,7 +83,7 @@ function renderBlock(block: Block): string {
       const figures = block.figures.map(renderFigure).join("\n");
       const caption =
         block.caption === undefined ? "" : `<p class="caption">${proseMarkup(block.caption)}</p>`;
-      return `<div class="figures${block.small ? " small" : ""}">\n${figures}\n</div>\n${caption}`;
+      return `<div class="figures${block.small ? " small" : ""}${block.wide ? " wide" : ""}">\n${figures}\n</div>\n${caption}`;
     }
     case "sample":
       return `<figure class="sample"><figcaption>${escapeMarkup(block.title)}</figcaption><blockquote><b>${escapeMarkup(block.prompt)}</b>${escapeMarkup(block.text)}</blockquote></figure>`;
@@ -152,6 +152,8 @@ th:first-child { position: sticky; left: 0; background: var(--paper); }
 figure { margin: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.75rem 2rem; margin: 1rem 0; align-items: start; }
 .figures.small { grid-template-columns: repeat(auto-fill, minmax(max(9.25rem, 21%), 1fr)); gap: 1.25rem 1rem; }
+.figures.wide { grid-template-columns: 1fr; }
+.figures.wide .plot-box { max-width: 64rem; }
 .plot-box { max-width: 34rem; break-inside: avoid; }
 figcaption, .caption { color: var(--muted); font-size: 0.9rem; }
 .plot-box figcaption { margin-top: 0.4rem; }

@@ -77,7 +77,7 @@ export function linePlot(plot: Frame & { series: readonly Series[] }): string {
 
 type Point = readonly [x: number, y: number];
 type BandPoint = readonly [x: number, low: number, high: number];
-type Place = (value: number) => number;
+export type Place = (value: number) => number;
 
 interface DrawnSeries extends Series {
   colourClass: string;
@@ -173,7 +173,8 @@ const colours: readonly (readonly [light: string, dark: string])[] = [
   ["#5b6066", "#a9afb6"],
 ];
 
-function colourClass(index: number): string {
+/** The class that gives a mark its colour. */
+export function colourClass(index: number): string {
   return `c${index % colours.length}`;
 }
 
@@ -200,7 +201,8 @@ ${colours.map((_, index) => `.c${index} { --c: var(--c${index}); }`).join("\n")}
 .plot .bar { fill: var(--c); }
 `;
 
-interface Drawing {
+/** What `drawn` draws besides title, legend, axes and grid. */
+export interface Drawing {
   kind: string;
   /** What the data say, for those who do not see them. */
   summary: string;
@@ -218,7 +220,7 @@ const characterWidth = 7;
 const boldCharacterWidth = 7.8;
 
 /** Title, legend, axes and grid around the marks. Text is laid out by estimate: there is nothing here to measure it. */
-function drawn(frame: Frame, drawing: Drawing): string {
+export function drawn(frame: Frame, drawing: Drawing): string {
   const { title, x, y, width = 440, height = 210 } = frame;
   const references = (frame.references ?? []).filter((one) => isDrawable(one.axis === "x" ? x : y, one.at));
   const at = (axis: "x" | "y") => references.filter((one) => one.axis === axis).map((one) => one.at);
@@ -330,7 +332,8 @@ function wrapped(text: string, room: number, limit: number): string[] {
   return lines.map((one) => (one.length <= room ? one : `${one.slice(0, Math.max(1, room - 3))}...`));
 }
 
-function rangeInWords(values: number[]): string {
+/** How far values go, for descriptions. */
+export function rangeInWords(values: number[]): string {
   if (values.length === 0) return "no values";
   if (values.length === 1) return `one value, ${short(values[0])}`;
   const low = values.reduce((a, b) => Math.min(a, b));
@@ -338,11 +341,12 @@ function rangeInWords(values: number[]): string {
   return `${values.length} values from ${short(low)} to ${short(high)}`;
 }
 
-function short(value: number): string {
+/** Four digits, for tooltips. */
+export function short(value: number): string {
   return String(Number(value.toPrecision(4)));
 }
 
 /** Tenths of a unit are enough for the eye and keep pages small. */
-function round(value: number): number {
+export function round(value: number): number {
   return Math.round(value * 10) / 10;
 }

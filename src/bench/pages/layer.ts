@@ -1,0 +1,126 @@
+// The layer benchmark as people see it.
+
+import { linePlot } from "../../report/plot.ts";
+import type { LayerBench, LayerCase, Sweep } from "../layer.ts";
+import { columns, limitsInWords, type NamedFigure, type Presentation, spreadText } from "./presentation.ts";
+
+const axisOf: Record<
+  Sweep,
+  { key: keyof LayerCase & ("kept" | "neurons" | "experts" | "tokens"); label: string }
+> = {
+  K: { key: "kept", label: "K, neurons kept" },
+  F: { key: "neurons", label: "F, neurons of an expert" },
+  E: { key: "experts", label: "E, experts" },
+  T: { key: "tokens", label: "T, tokens" },
+};
+
+export function presentLayer(result: LayerBench): Presentation {
+  const { cases, dtype, peers } = result;
+  const shape = cases[0];
+  const rows = cases.map((one) => ({
+    sweep: one.sweep,
+    neurons: one.neurons,
+    experts: one.experts,
+    tokens: one.tokens,
+    kept: one.kept,
+    forward: one.seconds.forward.median,
+    both: one.seconds.both.median,
+    ratioForward: spreadText(one.ratio.forward, 3),
+    ratioBoth: spreadText(one.ratio.both, 3),
+    gigaflops: one.gigaflops,
+    shareOfPeak: one.shareOfPeak,
+  }));
+  const ratioNote =
+    "Time relative to the same layer with K = F in the same round: the overhead of selection.";
+  return {
+    heading: "One layer",
+    prose: [
+      `A mixture-of-experts layer of width ${shape?.width}, ${shape?.active} experts per token, ${dtype} products, on ` +
+        `${result.backend}: forward as in inference, and forward with backward as in training, balance losses included. ` +
+        limitsInWords(result),
+    ],
+    tables: [
+      {
+        title: `One layer, D ${shape?.width}, ${dtype}, medians of ${result.rounds} rounds by turns`,
+        columns: [
+          columns.text("sweep", "Over"),
+          columns.integer("neurons", "F"),
+          columns.integer("experts", "E"),
+          columns.integer("tokens", "T"),
+          columns.integer("kept", "K"),
+          columns.seconds("forward", "forward"),
+          columns.seconds("both", "forward + backward"),
+          columns.text("ratioForward", "forward / K = F", ratioNote),
+          columns.text("ratioBoth", "both / K = F", ratioNote),
+          columns.fixed("gigaflops", "GFLOP/s", 1, "Products with all neurons, forward and backward."),
+          columns.share("shareOfPeak", "of peak"),
+        ],
+        rows,
+      },
+      ...(peers.length === 0
+        ? []
+        : [
+            {
+              title: "The same work in other engines, by turns",
+              columns: [
+                columns.text("engine", "Engine"),
+                columns.text("version", "Version"),
+                columns.text("work", "Work", "A whole layer, or one dense SwiGLU expert on all tokens."),
+                columns.integer("kept", "K"),
+                columns.seconds("forward", "forward"),
+                columns.seconds("both", "forward + backward"),
+              ],
+              rows: peers.map(({ seconds, ...row }) => ({
+                ...row,
+                forward: seconds.forward?.median,
+                both: seconds.both?.median,
+              })),
+            },
+          ]),
+    ],
+    figures: (Object.keys(axisOf) as Sweep[]).flatMap((sweep) => figuresOf(result, sweep)),
+  };
+}
+
+/** Time, and overhead, against one size. */
+function figuresOf({ cases }: LayerBench, sweep: Sweep): NamedFigure[] {
+  const { key, label } = axisOf[sweep];
+  const chosen = cases.filter((one) => one.sweep === sweep);
+  if (chosen.length === 0) return [];
+  const selected = sweep === "K" ? chosen : chosen.filter((one) => one.kept < one.neurons);
+  const all = sweep === "K" ? [] : chosen.filter((one) => one.kept === one.neurons);
+  const line = (name: string, of: readonly LayerCase[], value: (one: LayerCase) => number) => ({
+    name,
+    dots: true,
+    points: of.map((one) => [one[key], value(one)] as const).sort((a, b) => a[0] - b[0]),
+  });
+  const time = linePlot({
+    title: `Time of a layer against ${sweep}`,
+    x: { label, log: true },
+    y: { label: "ms", log: sweep !== "K", ...(sweep === "K" && { include: [0] }) },
+    series: (["forward", "both"] as const).flatMap((pass) => {
+      const words = pass === "both" ? "forward + backward" : "forward";
+      const ms = (one: LayerCase) => 1000 * one.seconds[pass].median;
+      return sweep === "K"
+        ? [line(words, selected, ms)]
+        : [line(`${words}, K = F`, all, ms), line(`${words}, K = F/4`, selected, ms)];
+    }),
+  });
+  const ratio = linePlot({
+    title: `Time relative to K = F against ${sweep}`,
+    x: { label, log: true },
+    y: { label: "ratio", include: [0.9, 1.1] },
+    references: [{ axis: "y", at: 1, label: "K = F" }],
+    series: (["forward", "both"] as const).map((pass) => ({
+      ...line(pass === "both" ? "forward + backward" : "forward", selected, (one) => one.ratio[pass].median),
+      band: selected
+        .map((one) => [one[key], one.ratio[pass].min, one.ratio[pass].max] as const)
+        .sort((a, b) => a[0] - b[0]),
+    })),
+  });
+  const name = { K: "k", F: "f", E: "e", T: "tokens" }[sweep];
+  return [
+    { name: `time-${name}`, svg: time },
+    { name: `ratio-${name}`, svg: ratio, caption: "Bands reach from the least to the most of the rounds." },
+  ];
+}
