@@ -96,16 +96,18 @@ function figuresOf({ size, neurons, rows, width }: DecodeCase): NamedFigure[] {
     name: `bytes-${file}`,
     svg: linePlot({
       title: `${size}: speed against the weights a token reads`,
-      x: { label: "MiB of weights a token", include: [0] },
-      y: { label: "ms a token", include: [0] },
-      series: rows.map((row) => ({
-        name: label(row),
-        line: "none" as const,
+      x: { label: "MiB of weights a token", log: true },
+      y: { label: "tokens/s", log: true },
+      series: [...new Set(rows.map(nameOf))].map((name) => ({
+        name,
         dots: true,
-        points: [[row.bytesPerToken / 2 ** 20, 1000 / row.tokensPerSecond.median] as const],
+        points: rows
+          .filter((row) => nameOf(row) === name)
+          .map((row) => [row.bytesPerToken / 2 ** 20, row.tokensPerSecond.median] as const)
+          .sort((a, b) => a[0] - b[0]),
       })),
     }),
-    caption: "What memory limits lies on one line through the corner.",
+    caption: "From left to right: more neurons kept. Engines without selection have one point.",
   };
   if (batched.length === 0) return [byBytes];
   const batches = {

@@ -69,9 +69,12 @@ export function limitsInWords({ limits }: Envelope): string {
   if (!limits) return "The machine's limits were not measured.";
   const { readGigabytes: read, gigaflops } = limits;
   const pair = ({ one, all }: { one: number; all: number }, digits: number) =>
-    `${formatFixed(one, digits)} with one thread, ${formatFixed(all, digits)} with ${limits.threads}`;
+    limits.threads === 1
+      ? formatFixed(all, digits)
+      : `${formatFixed(all, digits)} (one thread: ${formatFixed(one, digits)})`;
   return (
-    `Measured in the same run, the best of several tries: memory reads ${pair(read, 1)} GB/s; ` +
-    `multiplication in registers f32 ${pair(gigaflops.f32, 0)}, bf16 ${pair(gigaflops.bf16, 0)} GFLOP/s.`
+    `What ${limits.threads === 1 ? "one thread" : `${limits.threads} threads`} can do, measured in the same run, the best of ` +
+    `several tries: memory reads ${pair(read, 1)} GB/s; multiplication in registers, f32 ${pair(gigaflops.f32, 0)} and ` +
+    `bf16 ${pair(gigaflops.bf16, 0)} GFLOP/s.`
   );
 }
