@@ -181,7 +181,9 @@ describe("roofline", () => {
 
   test("names every point, and no name lies on another", () => {
     const names = [
-      ...plot.matchAll(/<text class="name"[^>]* x="([\d.-]+)" y="([\d.-]+)">(kernel number \d+)<\/text>/g),
+      ...plot.matchAll(
+        /<text class="name c\d"[^>]* x="([\d.-]+)" y="([\d.-]+)">(kernel number \d+)<\/text>/g,
+      ),
     ].map(([, x, y, name]) => ({ x: Number(x), y: Number(y), width: 6.6 * name.length }));
     assert.equal(names.length, 40);
     for (const [i, a] of names.entries()) {

@@ -82,13 +82,11 @@ export function benchPage(results: readonly BenchResult[]): string {
   const machines = [
     ...new Set(results.map(({ machine, level }) => `${machine.cpu}, ${machine.cores} cores, ${level}`)),
   ];
-  const dates = results.map(({ date }) => date).sort();
+  const dates = results.map(({ date }) => date.slice(0, 10)).sort();
   return renderPage({
     title: "Benchmarks of neuron-experts",
     subtitle: machines.join("; "),
-    generatedAt: [...new Set([dates[0], dates[dates.length - 1]])]
-      .map((date) => date.slice(0, 10))
-      .join(" to "),
+    generatedAt: [...new Set([dates[0], dates[dates.length - 1]])].join(" to "),
     sections: results.map(sectionOf),
   });
 }
@@ -101,8 +99,8 @@ function sectionOf(result: BenchResult): Section {
     heading,
     blocks: [
       { kind: "prose", paragraphs: [...(result.quick ? [warning] : []), ...prose] },
-      ...tables.map((table): Block => ({ kind: "table", table })),
       ...wideFigures.map((figure): Block => ({ kind: "figures", figures: [figure], wide: true })),
+      ...tables.map((table): Block => ({ kind: "table", table })),
       ...(figures.length > 0 ? [{ kind: "figures", figures: [...figures] } satisfies Block] : []),
       ...missing.map(
         ({ peer, reason }): Block => ({ kind: "prose", paragraphs: [`${peer} is missing here: ${reason}`] }),

@@ -189,14 +189,19 @@ async function timeSize(
   }
 }
 
-/** One step of each that is not counted, and then as many as a turn should have: about two seconds of the fastest. */
+/**
+ * One step of each that is not counted. @returns how many steps a turn has: about two seconds of the fastest, but not
+ * more than ten of the slowest.
+ */
 async function warmUp(runners: readonly Runner[], quick: boolean): Promise<number> {
-  let fastest = Number.POSITIVE_INFINITY;
+  const times: number[] = [];
   for (const runner of runners) {
     const seconds = await runner.steps(quick ? 1 : 2);
-    fastest = Math.min(fastest, seconds[seconds.length - 1]);
+    times.push(seconds[seconds.length - 1]);
   }
-  return quick ? 1 : Math.max(3, Math.min(50, Math.round(2 / fastest)));
+  return quick
+    ? 1
+    : Math.max(3, Math.min(50, Math.round(2 / Math.min(...times)), Math.round(10 / Math.max(...times))));
 }
 
 function ownRunner(

@@ -29,15 +29,18 @@ export interface Roofline {
 }
 
 const width = 900;
-const height = 460;
+const height = 540;
 
 /** The plot as SVG for a page. */
 export function rooflinePlot({ title, gigabytes, roofs, points }: Roofline): string {
   const highest = Math.max(...roofs.map(({ gigaflops }) => gigaflops));
   const ridge = highest / gigabytes;
-  const intensities = [...points.map(({ intensity }) => intensity), ridge / 60, ridge * 6];
-  const [low, high] = [Math.min(...intensities) / 1.5, Math.max(...intensities) * 1.5];
-  const lowest = Math.min(gigabytes * low, ...points.map(({ gigaflops }) => gigaflops / 1.5));
+  const intensities = [...points.map(({ intensity }) => intensity), ridge];
+  const [low, high] = [Math.min(...intensities) / 4, Math.max(...intensities) * 2];
+  // Of the slope only as much as the points need.
+  const lowest = Math.min(highest / 10, ...points.map(({ gigaflops }) => gigaflops / 2));
+  /** Where the slope comes into the drawing. */
+  const start = Math.max(low, lowest / gigabytes);
   return drawn(
     {
       title,
@@ -58,8 +61,18 @@ export function rooflinePlot({ title, gigabytes, roofs, points }: Roofline): str
       xs: [low, high],
       ys: [lowest, highest * 1.4],
       marks: (toX, toY) => [
-        ...roofs.map((roof, colour) => roofMark(roof, colour, { gigabytes, low, high }, toX, toY)),
-        ...pointMarks(points, { left: toX(low), right: toX(high), toX, toY, lowest, highest }),
+        ...roofs.map((roof, colour) => roofMark(roof, colour, { gigabytes, low: start, high }, toX, toY)),
+        ...pointMarks(points, {
+          left: toX(low),
+          right: toX(high),
+          top: toY(highest * 1.4),
+          bottom: toY(lowest),
+          toX,
+          toY,
+          obstacles: roofs.flatMap(({ gigaflops }) =>
+            roofBoxes(gigaflops, { gigabytes, low, high }, toX, toY),
+          ),
+        }),
       ],
     },
   );
@@ -98,22 +111,45 @@ const labelWidth = (name: string) => 6.6 * [...name].length + 2;
 interface Area {
   readonly left: number;
   readonly right: number;
+  readonly top: number;
+  readonly bottom: number;
   readonly toX: Place;
   readonly toY: Place;
-  readonly lowest: number;
-  readonly highest: number;
+  /** Where no name may stand. */
+  readonly obstacles: readonly Box[];
+}
+
+/** A roof as boxes that names keep away from. */
+function roofBoxes(
+  gigaflops: number,
+  { gigabytes, low, high }: { gigabytes: number; low: number; high: number },
+  toX: Place,
+  toY: Place,
+): Box[] {
+  const ridge = gigaflops / gigabytes;
+  const flat = { x: toX(ridge), y: toY(gigaflops) - 2, width: toX(high) - toX(ridge), height: 4 };
+  const steps = 60;
+  const slope = Array.from({ length: steps }, (_, i): Box => {
+    const [from, to] = [i / steps, (i + 1) / steps].map((share) => low * (ridge / low) ** share);
+    const [top, bottom] = [toY(gigabytes * to), toY(gigabytes * from)];
+    return { x: toX(from), y: top, width: toX(to) - toX(from), height: bottom - top };
+  });
+  return [flat, ...slope];
 }
 
 /** Points, names, and lines from names that had to stand apart. */
 function pointMarks(points: readonly RooflinePoint[], area: Area): string[] {
   const { toX, toY } = area;
   const centres = points.map(({ intensity, gigaflops }) => ({ x: toX(intensity), y: toY(gigaflops) }));
-  const taken: Box[] = centres.map(({ x, y }) => ({
-    x: x - radius - 1,
-    y: y - radius - 1,
-    width: 2 * radius + 2,
-    height: 2 * radius + 2,
-  }));
+  const taken: Box[] = [
+    ...area.obstacles,
+    ...centres.map(({ x, y }) => ({
+      x: x - radius - 1,
+      y: y - radius - 1,
+      width: 2 * radius + 2,
+      height: 2 * radius + 2,
+    })),
+  ];
   const [names, lines, dots]: string[][] = [[], [], []];
   // From the top right, where points crowd below the roof, so that those get the places beside them.
   const order = points.map((_, i) => i).sort((a, b) => points[b].gigaflops - points[a].gigaflops);
@@ -122,9 +158,11 @@ function pointMarks(points: readonly RooflinePoint[], area: Area): string[] {
     const { x, y } = centres[i];
     const box = placeFor(name, x, y, taken, area);
     taken.push(box);
-    const middle = { x: box.x + box.width / 2, y: box.y + box.height / 2 };
-    if (Math.hypot(middle.x - x, middle.y - y) > box.width / 2 + 14) {
-      const end = { x: Math.max(box.x, Math.min(x, box.x + box.width)), y: middle.y };
+    const end = {
+      x: Math.max(box.x, Math.min(x, box.x + box.width)),
+      y: Math.max(box.y + 2, Math.min(y, box.y + box.height - 2)),
+    };
+    if (Math.hypot(end.x - x, end.y - y) > 2 * radius + 4) {
       lines.push(
         `<line class="axis" x1="${round(x)}" y1="${round(y)}" x2="${round(end.x)}" y2="${round(end.y)}"/>`,
       );
@@ -136,7 +174,7 @@ function pointMarks(points: readonly RooflinePoint[], area: Area): string[] {
       `<circle class="dot ${colourClass(colour)}" cx="${round(x)}" cy="${round(y)}" r="${radius}"><title>${about}</title></circle>`,
     );
     names.push(
-      `<text class="name" font-size="11" x="${round(box.x + 1)}" y="${round(box.y + 11)}">${escapeMarkup(name)}</text>`,
+      `<text class="name ${colourClass(colour)}" x="${round(box.x + 1)}" y="${round(box.y + 11)}">${escapeMarkup(name)}</text>`,
     );
   }
   return [...lines, ...dots, ...names];
@@ -145,8 +183,8 @@ function pointMarks(points: readonly RooflinePoint[], area: Area): string[] {
 /** The nearest free place for a name around its point. */
 function placeFor(name: string, x: number, y: number, taken: readonly Box[], area: Area): Box {
   const size = { width: labelWidth(name), height: labelHeight };
-  const [top, bottom] = [area.toY(area.highest * 1.4), area.toY(area.lowest)];
-  for (let distance = 8; distance < 400; distance += 6) {
+  const { left, right, top, bottom } = area;
+  for (let distance = 8; distance < 400; distance += 4) {
     for (let turn = 0; turn < 16; turn++) {
       // To the right first, then to both sides of it.
       const angle = ((turn % 2 === 0 ? 1 : -1) * Math.ceil(turn / 2) * Math.PI) / 8;
@@ -157,7 +195,7 @@ function placeFor(name: string, x: number, y: number, taken: readonly Box[], are
         ...size,
       };
       const inside =
-        box.x >= area.left && box.x + box.width <= area.right && box.y >= top && box.y + box.height <= bottom;
+        box.x >= left && box.x + box.width <= right && box.y >= top && box.y + box.height <= bottom;
       if (inside && !taken.some((other) => overlap(box, other))) return box;
     }
   }
