@@ -211,3 +211,16 @@ static inline void addRows(int64_t count, At&& at, Factor&& factor, float* y, in
 
 /** Rounds one float to bf16. */
 static inline float roundOne(float x) { return vf(gemm::roundToBf16(splat(x)))[0]; }
+
+/** Stores the first n lanes (0 < n <= kLanes) as f32 or bf16. */
+static inline void storeRounded(float* to, vf x, int64_t n) { storePart(to, x, n); }
+static inline void storeRounded(uint16_t* to, vf x, int64_t n) {
+  const vu bits = vu(gemm::roundToBf16(x)) >> 16;
+#if MONE_LANES == 16
+  if (n == kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(0xffff, __m512i(bits)));
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < n; i++) to[i] = uint16_t(bits[i]);
+}

@@ -136,6 +136,11 @@ static inline void copyFloats(float* to, const float* from, int64_t n) {
   eachVector(n, [&](int64_t i, auto lanes) { lanes.put(to + i, lanes.get(from + i)); });
 }
 
+/** x *= factor, element by element. */
+static inline void multiplyInto(float* x, const float* factor, int64_t n) {
+  eachVector(n, [&](int64_t i, auto lanes) { lanes.put(x + i, lanes.get(x + i) * lanes.get(factor + i)); });
+}
+
 /** Sum of squares in f32, in four chains of additions. */
 static inline float sumOfSquares(const float* x, int64_t n) {
   vf a{}, b{}, c{}, d{};

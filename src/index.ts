@@ -17,7 +17,8 @@ export { type RandomCheckpointOptions, writeRandomCheckpoint } from "./checkpoin
 export { RunError, UsageError } from "./errors.ts";
 export { Decoder, type DecoderOptions, type Rows } from "./infer/decoder.ts";
 export { type GenerateOptions, LanguageModel } from "./infer/languageModel.ts";
-export { createRandomModel, type WeightFormat } from "./infer/randomModel.ts";
+export { createRandomModel } from "./infer/randomModel.ts";
+export type { WeightFormat } from "./infer/storedWeights.ts";
 export { type ModelConfig, modelDefaults } from "./model/config.ts";
 export { countParameters, type ParameterCounts } from "./model/parameters.ts";
 export { presetConfig, presetNames } from "./model/presets.ts";

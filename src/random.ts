@@ -85,3 +85,34 @@ export class RandomStream {
     }
   }
 }
+
+/**
+ * One long row of normal numbers, of which matrices are pieces at random places: fills any amount of memory with values
+ * that repeat, in the time of a copy. For measuring speed, which does not depend on values.
+ */
+export class NormalRow {
+  /** As many as the longest piece, and what places add to it. */
+  readonly values: Float32Array;
+  readonly #places: RandomStream;
+  readonly #choices: number;
+  readonly #step: number;
+
+  /** @param spread places begin below it, @param step at multiples of this, which divides it. */
+  constructor(
+    seed: number,
+    name: string,
+    longest: number,
+    { deviation = 1, spread = 2 ** 20, step = 1 } = {},
+  ) {
+    this.values = new Float32Array(Math.ceil((longest + spread) / step) * step);
+    new RandomStream(seed, name).fillNormal(this.values, deviation);
+    this.#places = new RandomStream(seed, `${name}/places`);
+    this.#choices = spread / step;
+    this.#step = step;
+  }
+
+  /** Where piece `index` begins. */
+  place(index: number): number {
+    return this.#places.integer(index, this.#choices) * this.#step;
+  }
+}

@@ -2,7 +2,9 @@
 // share of the machine's read bandwidth. Peers take turns with this project's own.
 
 import { UsageError } from "../errors.ts";
-import type { WeightFormat } from "../infer/randomModel.ts";
+import { createRandomModel } from "../infer/randomModel.ts";
+import type { WeightFormat } from "../infer/storedWeights.ts";
+import type { Transformer } from "../model/transformer.ts";
 import { decodeBytes, forwardFlops } from "../model/work.ts";
 import { DecodeArm, type DecodeContender, decodeConfig } from "./decodeArm.ts";
 import { median, type Spread, spreadOf, takeTurns } from "./measure.ts";
@@ -111,13 +113,16 @@ async function timeSize(
   const neurons = full.moe_intermediate_size;
   const kepts = [neurons, ...(options.neurons ?? [0.25]).map((k) => parseKept(k, neurons))];
   const contenders: DecodeContender[] = [];
+  const models: Transformer[] = [];
   try {
     for (const dtype of options.dtypes ?? (["bf16", "int8"] as const)) {
+      options.onProgress?.("making weights", [`${size.name}, ${dtype}`]);
+      const model = createRandomModel(full, session.backend, { dtype });
+      models.push(model);
       for (const kept of new Set(kepts)) {
-        options.onProgress?.("making weights", [`${size.name}, ${dtype}, K ${kept}`]);
         const config = decodeConfig(size, kept, quick);
         const slots = Math.max(...batches, 1);
-        const arm = new DecodeArm(session.backend, config, { dtype, slots, positions });
+        const arm = new DecodeArm(model, { kept, slots, positions });
         contenders.push({
           engine: "neuron-experts",
           version: versions.package,
@@ -169,6 +174,7 @@ async function timeSize(
     };
   } finally {
     for (const contender of contenders) contender.close();
+    for (const model of models) model.close();
   }
 }
 

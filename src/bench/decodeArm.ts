@@ -1,9 +1,7 @@
 // A model of random stored weights that can be timed: a prompt at once, or tokens one after the other for one or more
 // sequences. Fed tokens do not depend on what the model says, so that experts vary as in a real text.
 
-import type { Backend } from "../backends/backend.ts";
 import { Decoder } from "../infer/decoder.ts";
-import { createRandomModel, type WeightFormat } from "../infer/randomModel.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { type BenchSize, configOf } from "./sizes.ts";
@@ -31,21 +29,21 @@ export interface DecodeContender {
 }
 
 export interface DecodeArmOptions {
-  readonly dtype: WeightFormat;
+  /** K. */
+  readonly kept: number;
   /** Most sequences at a time. */
   readonly slots: number;
   /** Longest sequence. */
   readonly positions: number;
 }
 
+/** One K of a model, whose weights it shares with others and leaves to them. */
 export class DecodeArm {
-  readonly model: Transformer;
   readonly #decoder: Decoder;
   #token = 12345;
 
-  constructor(backend: Backend, config: ModelConfig, { dtype, slots, positions }: DecodeArmOptions) {
-    this.model = createRandomModel(config, backend, { dtype });
-    this.#decoder = new Decoder(this.model, { slots, maxPositions: positions });
+  constructor(model: Transformer, { kept, slots, positions }: DecodeArmOptions) {
+    this.#decoder = new Decoder(model, { kept, slots, maxPositions: positions });
   }
 
   /** Seconds for a prompt from an empty cache. */
@@ -79,12 +77,11 @@ export class DecodeArm {
   #ids(count: number): Uint32Array {
     return Uint32Array.from({ length: count }, () => {
       this.#token = (Math.imul(this.#token, 1103515245) + 12345) >>> 0;
-      return (this.#token >>> 8) % this.model.config.vocab_size;
+      return (this.#token >>> 8) % this.#decoder.model.config.vocab_size;
     });
   }
 
   close(): void {
     this.#decoder.close();
-    this.model.close();
   }
 }

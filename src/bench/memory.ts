@@ -3,7 +3,7 @@
 
 import { fileURLToPath } from "node:url";
 import { RunError, throwIfAborted } from "../errors.ts";
-import type { WeightFormat } from "../infer/randomModel.ts";
+import type { WeightFormat } from "../infer/storedWeights.ts";
 import { countParameters } from "../model/parameters.ts";
 import { decodeConfig } from "./decodeArm.ts";
 import { PeerProcess } from "./peers/process.ts";

@@ -1,6 +1,7 @@
 // A process that does one piece of work and says how much memory it took (memory.ts). Its only argument is the work as JSON.
 
 import { openBackend } from "../backends/cpu.ts";
+import { createRandomModel } from "../infer/randomModel.ts";
 import { DecodeArm, decodeConfig } from "./decodeArm.ts";
 import type { MemoryUse, MemoryWork } from "./memory.ts";
 import { openBenchText, trainerOf } from "./trainerArm.ts";
@@ -21,7 +22,8 @@ if (work.kind === "train") {
   text.close();
 } else {
   const positions = quick ? 16 : 640;
-  const arm = new DecodeArm(backend, decodeConfig(size, kept, quick), { dtype, slots: 1, positions });
+  const model = createRandomModel(decodeConfig(size, kept, quick), backend, { dtype });
+  const arm = new DecodeArm(model, { kept, slots: 1, positions });
   await arm.prefill(quick ? 4 : 512);
   await arm.decode({ batch: 1, tokens: quick ? 1 : 4, prompt: quick ? 4 : 32 });
   bufferBytes = backend.bytesInUse;

@@ -7,7 +7,7 @@ import { forwardFlops, trainingFlops } from "../model/work.ts";
 import type { MachineLimits } from "./machine.ts";
 import { ratioOf, type Spread, spreadOf, takeTurns } from "./measure.ts";
 import { measureMemory } from "./memory.ts";
-import { startPeers, TorchPeers } from "./peers/find.ts";
+import { sizeArguments, startPeers, TorchPeers } from "./peers/find.ts";
 import type { PeerProcess } from "./peers/process.ts";
 import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
 import { type BenchSize, configOf, parseKept, parseSizes } from "./sizes.ts";
@@ -253,16 +253,10 @@ async function torchRunners(
   const peers: { plan: (typeof plans)[number]; peer: PeerProcess }[] = [];
   for (const plan of plans) {
     const values = {
-      width: config.hidden_size,
-      layers: config.num_hidden_layers,
-      heads: config.num_attention_heads,
-      experts: config.num_experts,
-      active: config.num_experts_per_tok,
-      neurons: config.moe_intermediate_size,
+      ...sizeArguments(config),
       kept: plan.kept,
       seq,
       batch,
-      vocab: config.vocab_size,
       threads: session.envelope.threads,
       tokens: text.path,
       dtype: plan.dtype,

@@ -5,7 +5,7 @@
 import { type Backend, type DeviceBuffer, MAX_VIEW_BYTES, type MappedFile } from "../backends/backend.ts";
 import { RunError } from "../errors.ts";
 import type { WeightSource } from "../infer/storedWeights.ts";
-import type { DType } from "../kernels/kernel.ts";
+import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { WeightType } from "../kernels/stored.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 import { storedParts } from "./modelFolder.ts";
@@ -15,7 +15,8 @@ import { SafetensorsFile, type StoredDType, type TensorInfo } from "./safetensor
 const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
 /** Files from this size on are mapped. */
 const LARGE_BYTES = 2 ** 30;
-const BYTES = { f32: 4, bf16: 2, i8: 1, u32: 4 } as const;
+
+const bytesOf = (type: DType) => arrayTypes[type].BYTES_PER_ELEMENT;
 
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
@@ -60,7 +61,7 @@ export class CheckpointSource implements WeightSource {
     if (!type) return this.#file.readFloat32(name);
     if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
     const bytes = this.#file.readInto(name, this.#arrival);
-    const length = bytes.length / BYTES[type];
+    const length = bytes.length / bytesOf(type);
     return type === "bf16"
       ? new Uint16Array(bytes.buffer, 0, length)
       : new Float32Array(bytes.buffer, 0, length);
@@ -85,9 +86,9 @@ export class CheckpointSource implements WeightSource {
 
   /** A tensor in place; undefined where the file is not mapped or the tensor lies askew. */
   #view(type: DType, { begin, end }: Pick<TensorInfo, "begin" | "end">): DeviceBuffer | undefined {
-    if (!this.#mapped || begin % BYTES[type] !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
+    if (!this.#mapped || begin % bytesOf(type) !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
     if (end > this.#mapped.bytes) throw new RunError(`${this.#file.path} became shorter while it was read`);
-    return this.#mapped.view(type, begin, (end - begin) / BYTES[type]);
+    return this.#mapped.view(type, begin, (end - begin) / bytesOf(type));
   }
 
   release(buffer: DeviceBuffer): void {
@@ -101,7 +102,7 @@ export class CheckpointSource implements WeightSource {
     );
     const begin = Math.min(...infos.map((info) => info.begin));
     const end = Math.max(...infos.map((info) => info.end));
-    const size = BYTES[type];
+    const size = bytesOf(type);
     const fits = (info: TensorInfo) => KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
     if (!infos.every(fits)) return undefined;
     const buffer = this.#view(type, { begin, end });

@@ -6,8 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { UsageError } from "../errors.ts";
 import { LanguageModel } from "../infer/languageModel.ts";
-import { type WeightFormat, weightTypeOf } from "../infer/randomModel.ts";
-import { createStoredWeights } from "../infer/storedWeights.ts";
+import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/storedWeights.ts";
 import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
@@ -81,6 +80,7 @@ export function resolveNeurons(neurons: number, config: ModelConfig): number {
 
 /**
  * Opens a model folder for inference: its weights in the form asked for, in place where they have it already.
+ * @param overrides keys that win over the folder's configuration. @param stored that configuration, if it is read already.
  * @throws UsageError for a configuration that cannot work; RunError for a damaged checkpoint.
  */
 export function openStoredModel(
@@ -88,9 +88,9 @@ export function openStoredModel(
   backend: Backend,
   { dtype = "auto", onProgress, largeBytes }: Pick<LoadOptions, "dtype" | "onProgress" | "largeBytes"> = {},
   overrides: Partial<ModelConfig> = {},
+  stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
-  const where = join(folder, "config.json");
-  const config = resolveModelConfig({ ...readModelConfig(folder), ...overrides }, where);
+  const config = resolveModelConfig({ ...stored, ...overrides }, join(folder, "config.json"));
   const source = new CheckpointSource(join(folder, "model.safetensors"), backend, { largeBytes });
   const halves = ["BF16", "F16"].includes(source.mainType);
   const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
@@ -113,7 +113,9 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
     const onClose = () => {
       if (!options.backend) backend.close();
     };
-    return new LanguageModel(openStoredModel(folder, backend, options, overrides), tokenizer, { onClose });
+    return new LanguageModel(openStoredModel(folder, backend, options, overrides, config), tokenizer, {
+      onClose,
+    });
   } catch (error) {
     if (!options.backend) backend.close();
     throw error;

@@ -7,7 +7,7 @@ import { throwIfAborted, UsageError } from "../errors.ts";
 import { toBf16 } from "../kernels/kernel.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { parameterSpecs } from "../model/parameters.ts";
-import { RandomStream } from "../random.ts";
+import { NormalRow } from "../random.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { byteTokenizer } from "../text/tokenizer.ts";
 import { writeFileAtomic } from "./atomic.ts";
@@ -21,9 +21,6 @@ export interface RandomCheckpointOptions {
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
-
-/** How far apart pieces of the row may begin. */
-const SPREAD = 1 << 20;
 
 /**
  * Writes config.json, model.safetensors and tokenizer.json (bytes) into a new or empty folder.
@@ -49,14 +46,12 @@ export async function writeRandomCheckpoint(
   );
   const total = parts.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const longest = Math.max(...parts.map(({ shape }) => sizeOf(shape)));
-  const row = new Float32Array(longest + SPREAD);
-  new RandomStream(seed, "random checkpoint").fillNormal(row, 1);
-  const places = new RandomStream(seed, "random checkpoint/places");
+  const row = new NormalRow(seed, "random checkpoint", longest);
   const encode = (values: Float32Array) => (dtype === "bf16" ? Uint16Array.from(values, toBf16) : values);
   // The row once per standard deviation, of which there are two or three.
   const rows = new Map<number, Float32Array | Uint16Array>();
   const rowFor = (deviation: number) => {
-    const known = rows.get(deviation) ?? encode(row.map((value) => value * deviation));
+    const known = rows.get(deviation) ?? encode(row.values.map((value) => value * deviation));
     rows.set(deviation, known);
     return known;
   };
@@ -69,7 +64,7 @@ export async function writeRandomCheckpoint(
       done += size;
       onProgress?.(done, total);
       if (init === "ones") return encode(new Float32Array(size).fill(1));
-      const place = Math.floor(places.uniform(i) * SPREAD);
+      const place = row.place(i);
       return rowFor(init).subarray(place, place + size);
     };
     return { name, shape, dtype: dtype === "bf16" ? "BF16" : "F32", data };

@@ -3,7 +3,7 @@
 
 import { throwIfAborted, UsageError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { RandomStream } from "../random.ts";
+import { NormalRow } from "../random.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
 
 /** Of llama.cpp's list of file types. */
@@ -142,32 +142,28 @@ function tensorsOf(config: ModelConfig, type: GgufType, seed: number, signal?: A
   ];
 }
 
-/** Pieces of one long row of normal numbers, encoded once for each type: nothing of a model's speed depends on them. */
+/** Pieces of one long row of normal numbers, encoded once for each type. They begin with a block of any type. */
 class RandomRows {
-  static readonly #spread = 1 << 16;
-  readonly #values: Float32Array;
-  readonly #places: RandomStream;
+  readonly #row: NormalRow;
   readonly #encoded = new Map<GgufType, Uint8Array>();
   readonly #signal?: AbortSignal;
   #taken = 0;
 
   constructor(longest: number, deviation: number, seed: number, signal?: AbortSignal) {
-    this.#values = new Float32Array(Math.ceil((longest + RandomRows.#spread) / 32) * 32);
-    new RandomStream(seed, "random gguf").fillNormal(this.#values, deviation);
-    this.#places = new RandomStream(seed, "random gguf/places");
+    this.#row = new NormalRow(seed, "random gguf", longest, { deviation, spread: 1 << 16, step: 32 });
     this.#signal = signal;
   }
 
   /** A matrix, or several: [E, rows, width]. */
   *pieces(shape: readonly number[], type: GgufType): Generator<Uint8Array> {
-    const encoded = this.#encoded.get(type) ?? encodeGguf(this.#values, type);
+    const encoded = this.#encoded.get(type) ?? encodeGguf(this.#row.values, type);
     this.#encoded.set(type, encoded);
     const { block, bytes } = ggufTypes[type];
     const [rows, width] = shape.slice(-2);
     const length = ((rows * width) / block) * bytes;
     for (let i = 0; i < (shape.length === 3 ? shape[0] : 1); i++) {
       throwIfAborted(this.#signal);
-      const place = this.#places.integer(this.#taken++, RandomRows.#spread / 32) * (32 / block) * bytes;
+      const place = (this.#row.place(this.#taken++) / block) * bytes;
       yield encoded.subarray(place, place + length);
     }
   }

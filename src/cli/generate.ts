@@ -1,8 +1,8 @@
 // `mone generate`: a model continues a text.
 
 import { type Command, Option } from "commander";
-import type { WeightFormat } from "../infer/randomModel.ts";
 import { samplingDefaults } from "../infer/sampling.ts";
+import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
 import { addCommonOptions, addThreadsOption, integer, number, repeated } from "./options.ts";

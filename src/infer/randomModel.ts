@@ -3,20 +3,12 @@
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
 import { toBf16 } from "../kernels/kernel.ts";
-import type { WeightType } from "../kernels/stored.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
 import { Transformer } from "../model/transformer.ts";
-import { RandomStream } from "../random.ts";
+import { NormalRow } from "../random.ts";
 import { sizeOf } from "../tensor/tensor.ts";
-import { createStoredWeights, type WeightSource } from "./storedWeights.ts";
-
-/** How weights are kept, as users say it. */
-export type WeightFormat = "f32" | "bf16" | "int8";
-
-export function weightTypeOf(format: WeightFormat): WeightType {
-  return format === "int8" ? "i8" : format;
-}
+import { createStoredWeights, type WeightFormat, type WeightSource, weightTypeOf } from "./storedWeights.ts";
 
 /** A model that can infer but not be trained. Close it to free its memory. */
 export function createRandomModel(
@@ -35,17 +27,16 @@ export function createRandomModel(
 class RandomSource implements WeightSource {
   readonly #backend: Backend;
   readonly #row: DeviceBuffer;
-  readonly #places: RandomStream;
+  readonly #normals: NormalRow;
   #taken = 0;
 
   constructor(config: ModelConfig, backend: Backend, seed: number) {
     this.#backend = backend;
     const largest = Math.max(...parameterSpecs(config).map((spec) => sizeOf(matrixShape(spec))));
-    const values = new Float32Array(largest + SPREAD);
-    new RandomStream(seed, "random model").fillNormal(values, config.initializer_range);
+    this.#normals = new NormalRow(seed, "random model", largest, { deviation: config.initializer_range });
+    const { values } = this.#normals;
     this.#row = backend.allocate("bf16", values.length);
     backend.write(this.#row, Uint16Array.from(values, toBf16));
-    this.#places = new RandomStream(seed, "random model/places");
   }
 
   tensor(spec: ParameterSpec): DeviceBuffer {
@@ -54,8 +45,7 @@ class RandomSource implements WeightSource {
       this.#backend.write(ones, new Float32Array(sizeOf(spec.shape)).fill(1));
       return ones;
     }
-    const place = Math.floor(this.#places.uniform(this.#taken++) * SPREAD);
-    return this.#backend.slice(this.#row, place, sizeOf(matrixShape(spec)));
+    return this.#backend.slice(this.#row, this.#normals.place(this.#taken++), sizeOf(matrixShape(spec)));
   }
 
   release(buffer: DeviceBuffer): void {
@@ -70,9 +60,6 @@ class RandomSource implements WeightSource {
     this.#backend.free(this.#row);
   }
 }
-
-/** How far apart pieces may begin. */
-const SPREAD = 1 << 20;
 
 /** One expert of a parameter [E, ...]. */
 function matrixShape({ shape }: ParameterSpec): readonly number[] {

@@ -20,6 +20,13 @@ import type { StoredWeights } from "../model/transformer.ts";
 import type { StoredExperts } from "../tensor/ops.ts";
 import { StoredTensor, sizeOf, Tensor } from "../tensor/tensor.ts";
 
+/** How weights are kept, as users say it. */
+export type WeightFormat = "f32" | "bf16" | "int8";
+
+export function weightTypeOf(format: WeightFormat): WeightType {
+  return format === "int8" ? "i8" : format;
+}
+
 /** Where weights come from. Parameters are named as in model/parameters.ts. */
 export interface WeightSource {
   /** Values as f32 or bf16, in row-major order, until `release`. `expert` picks one of a parameter [E, ...]. */

@@ -5,9 +5,6 @@ using gemm::F32Format;
 
 constexpr int64_t kKeyBlock = 32;
 
-static inline void storeElement(float* to, float x) { *to = x; }
-static inline void storeElement(uint16_t* to, float x) { *to = uint16_t(vu(gemm::roundToBf16(splat(x)))[0] >> 16); }
-
 /** One head of one sequence in the cache. */
 template <class Element>
 struct CachedHead {
@@ -34,9 +31,10 @@ static void storeKeyValue(const Args& a) {
       const float *k = a.k + (n * a.kvHeads + g) * a.headDim, *v = a.v + (n * a.kvHeads + g) * a.headDim;
       auto* block = head.block(position - inBlock) + inBlock;
       auto* row = head.value(position);
-      for (int64_t c = 0; c < a.headDim; c++) {
-        storeElement(block + c * kKeyBlock, k[c]);
-        storeElement(row + c, v[c]);
+      for (int64_t c = 0; c < a.headDim; c++) storeRounded(block + c * kKeyBlock, splat(k[c]), 1);
+      for (int64_t c = 0; c < a.headDim; c += kLanes) {
+        const int64_t n = std::min<int64_t>(kLanes, a.headDim - c);
+        storeRounded(row + c, decodeUpTo(v + c, n), n);
       }
     }
   }

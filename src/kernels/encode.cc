@@ -1,20 +1,11 @@
 // From weights as they come to weights as inference stores them: see encode.ts.
 
-/** Stores the first n lanes (0 < n <= kLanes) as bf16. */
-static inline void storeBf16(uint16_t* to, vf x, int64_t n) {
-  const vu bits = vu(gemm::roundToBf16(x)) >> 16;
-#if MONE_LANES == 16
-  if (n == kLanes) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(0xffff, __m512i(bits)));
-#endif
-  for (int64_t i = 0; i < n; i++) to[i] = uint16_t(bits[i]);
-}
-
 #define encodeBf16_INTERFACE(B, P) B(in, f32, x) B(out, bf16, y) P(int, n)
 KERNEL(encodeBf16) {
   parallelRange(a.n, streamGrain(1), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kLanes) {
       const int64_t n = std::min<int64_t>(kLanes, end - i);
-      storeBf16(a.y + i, decodeUpTo(a.x + i, n), n);
+      storeRounded(a.y + i, decodeUpTo(a.x + i, n), n);
     }
   });
 }

@@ -192,10 +192,6 @@ class ExpertsCall {
     });
     gemm::multiply<AcrossInner>(products, count, false, Weights::kRounds);
   }
-
-  static void multiplyInto(float* x, const float* factor, int64_t n) {
-    eachVector(n, [&](int64_t i, auto lanes) { lanes.put(x + i, lanes.get(x + i) * lanes.get(factor + i)); });
-  }
 };
 
 #define neuronExperts_BUFFERS(B, P, type)                                                                       \

@@ -6,7 +6,6 @@
 import { type ArrayOf, fromBf16, roundToBf16 } from "./kernel.ts";
 
 export type WeightType = "f32" | "bf16" | "i8";
-export const weightTypes = ["f32", "bf16", "i8"] as const satisfies readonly WeightType[];
 
 /** How names of kernels end. */
 export const suffixOf = { f32: "F32", bf16: "Bf16", i8: "Int8" } as const;

@@ -20,10 +20,7 @@ static void storedLinear(const Args& a) {
     gemm::multiply<gemm::Layout<true, true, Element>>(&product, 1, false, Weights::kRounds);
     if constexpr (Weights::kScaled) {
       parallelRange(a.m, streamGrain(2 * a.n), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++)
-          eachVector(a.n, [&](int64_t j, auto lanes) {
-            lanes.put(a.y + i * a.n + j, lanes.get(a.y + i * a.n + j) * lanes.get(a.scales + j));
-          });
+        for (int64_t i = begin; i < end; i++) multiplyInto(a.y + i * a.n, a.scales, a.n);
       });
     }
     return;

@@ -9,7 +9,7 @@ import { decodeBytes } from "../../model/work.ts";
 import { type DecodeContender, decodeConfig } from "../decodeArm.ts";
 import type { BenchOptions, Session } from "../result.ts";
 import type { BenchSize } from "../sizes.ts";
-import { nodePeer, startPeers, TorchPeers } from "./find.ts";
+import { nodePeer, sizeArguments, startPeers, TorchPeers } from "./find.ts";
 import type { MissingPeer, PeerCommand, PeerProcess } from "./process.ts";
 
 export type DecodePeer = DecodeContender;
@@ -98,14 +98,8 @@ async function torchPeers(
     for (const kept of new Set(kepts)) {
       const config = decodeConfig(size, kept, quick);
       const command: PeerCommand | MissingPeer = torch.command("PyTorch bf16", "torch_decode.py", {
-        width: config.hidden_size,
-        layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-        experts: config.num_experts,
-        active: config.num_experts_per_tok,
-        neurons: config.moe_intermediate_size,
+        ...sizeArguments(config),
         kept,
-        vocab: config.vocab_size,
         threads: session.envelope.threads,
         positions,
         dtype: "bf16",

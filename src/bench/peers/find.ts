@@ -3,6 +3,7 @@
 
 import { spawnSync } from "node:child_process";
 import { RunError } from "../../errors.ts";
+import type { ModelConfig } from "../../model/config.ts";
 import { folderWith, type MissingPeer, type PeerCommand, PeerProcess, peerProgram } from "./process.ts";
 
 /** A `python3` that has PyTorch: `$MONE_PYTHON` alone if it is set, else those that are usually there. */
@@ -22,6 +23,19 @@ type Values = Readonly<Record<string, string | number>>;
 
 const asArguments = (values: Values) =>
   Object.entries(values).flatMap(([name, value]) => [`--${name}`, String(value)]);
+
+/** The sizes of a model as the PyTorch programs take them, but for K. */
+export function sizeArguments(config: ModelConfig): Values {
+  return {
+    width: config.hidden_size,
+    layers: config.num_hidden_layers,
+    heads: config.num_attention_heads,
+    experts: config.num_experts,
+    active: config.num_experts_per_tok,
+    neurons: config.moe_intermediate_size,
+    vocab: config.vocab_size,
+  };
+}
 
 /** PyTorch programs of bench/peers, once it is known which Python runs them. */
 export class TorchPeers {
