@@ -24,6 +24,8 @@ export interface TrainBenchOptions extends BenchOptions {
   readonly dtype?: "auto" | "f32" | "bf16";
   /** Also say where the time of a step goes. */
   readonly profile?: boolean;
+  /** Also time the MoNE with activations computed again for the backward pass: what that costs, what memory it saves. */
+  readonly recompute?: boolean;
   readonly peers?: boolean;
 }
 
@@ -34,6 +36,7 @@ export interface TrainRow {
   readonly version: string;
   readonly kept: number;
   readonly dtype: string;
+  readonly recompute?: boolean;
   readonly secondsPerStep: Spread;
   readonly tokensPerSecond: Spread;
   /** Of the products with all neurons (model/work.ts). */
@@ -98,7 +101,7 @@ function withShares(one: TrainCase, limits: MachineLimits): TrainCase {
 }
 
 interface Runner {
-  readonly row: Pick<TrainRow, "arm" | "engine" | "version" | "kept" | "dtype">;
+  readonly row: Pick<TrainRow, "arm" | "engine" | "version" | "kept" | "dtype" | "recompute">;
   /** Seconds of each of so many steps. */
   steps(count: number): Promise<number[]>;
   peakBytes(): Promise<number | undefined>;
@@ -119,11 +122,12 @@ async function timeSize(
   if (kept === neurons) throw new UsageError("--neurons must be below the expert width: K = F is the MoE.");
   const { seq, batch } = batchOf(size, quick);
   const parameters = countParameters(config).total;
-  // Weights, gradients and two moments in f32, for both arms at once.
-  const needed = 2 * 16 * parameters;
+  // Weights, gradients and two moments in f32, for all own arms at once.
+  const models = options.recompute ? 3 : 2;
+  const needed = models * 16 * parameters;
   if (needed > 0.8 * session.envelope.machine.memoryBytes) {
     throw new RunError(
-      `Training ${size.name} takes at least ${(needed / 2 ** 30).toFixed(0)} GiB for two models: choose a smaller --size.`,
+      `Training ${size.name} takes at least ${(needed / 2 ** 30).toFixed(0)} GiB for ${models} models: choose a smaller --size.`,
     );
   }
   const arms = [
@@ -135,6 +139,9 @@ async function timeSize(
     for (const { arm, kept } of arms) {
       runners.push(ownRunner(session, { arm, size, kept, text, options }));
     }
+    if (options.recompute) {
+      runners.push(ownRunner(session, { arm: "MoNE", size, kept, text, options, recompute: true }));
+    }
     if (options.peers) {
       onProgress?.("starting peers", [size.name]);
       runners.push(...(await torchRunners(session, { size, arms, seq, batch, text, signal })));
@@ -142,7 +149,12 @@ async function timeSize(
     const count = await warmUp(runners, quick);
     const times = await takeTurns(
       runners.map((runner) => ({
-        name: `${size.name}, ${runner.row.arm}, ${runner.row.engine}`,
+        name: [
+          size.name,
+          runner.row.arm,
+          runner.row.engine,
+          ...(runner.row.recompute ? ["recomputed"] : []),
+        ].join(", "),
         run: async () => spreadOf(await runner.steps(count)).median,
       })),
       session.turns,
@@ -206,14 +218,21 @@ async function warmUp(runners: readonly Runner[], quick: boolean): Promise<numbe
 
 function ownRunner(
   session: Session<"train">,
-  arm: { arm: "MoE" | "MoNE"; size: BenchSize; kept: number; text: BenchText; options: TrainBenchOptions },
+  arm: {
+    arm: "MoE" | "MoNE";
+    size: BenchSize;
+    kept: number;
+    text: BenchText;
+    options: TrainBenchOptions;
+    recompute?: boolean;
+  },
 ): Runner {
-  const { size, kept, text, options } = arm;
+  const { size, kept, text, options, recompute } = arm;
   const { quick, threads, versions } = session.envelope;
-  const trainer = trainerOf(session.backend, { size, kept, text, quick, dtype: options.dtype });
+  const trainer = trainerOf(session.backend, { size, kept, text, quick, dtype: options.dtype, recompute });
   const dtype = trainer.bf16 ? "bf16" : "f32";
   return {
-    row: { arm: arm.arm, engine: "neuron-experts", version: versions.package, kept, dtype },
+    row: { arm: arm.arm, engine: "neuron-experts", version: versions.package, kept, dtype, recompute },
     async steps(count) {
       const times: number[] = [];
       for (let i = 0; i < count; i++) {
@@ -226,7 +245,7 @@ function ownRunner(
     },
     async peakBytes() {
       options.onProgress?.("measuring memory", [`${size.name}, ${arm.arm}`]);
-      const work = { kind: "train", width: size.width, kept, dtype, threads, quick } as const;
+      const work = { kind: "train", width: size.width, kept, dtype, threads, quick, recompute } as const;
       return (await measureMemory(work, options.signal)).peakBytes;
     },
     close: () => trainer.close(),

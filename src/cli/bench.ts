@@ -164,6 +164,7 @@ interface TrainFlags extends CommonFlags {
   readonly data?: string;
   readonly dtype: "auto" | "f32" | "bf16";
   readonly profile?: boolean;
+  readonly recompute?: boolean;
   readonly peers?: boolean;
 }
 
@@ -179,10 +180,11 @@ function addTrain(parent: Command): void {
         .option("--data <source>", "text to train on, as for mone train")
         .addOption(dtypeOption())
         .option("--profile", "also say where the time of a step goes")
+        .option("--recompute", "also time the MoNE with activations computed again for the backward pass")
         .addOption(peersOption()),
-    async run({ size: sizes, neurons, data, dtype, profile, peers }, common) {
+    async run({ size: sizes, neurons, data, dtype, profile, recompute, peers }, common) {
       const { benchTrain } = await import("../bench/train.ts");
-      return benchTrain({ ...common, sizes, neurons, data, dtype, profile, peers });
+      return benchTrain({ ...common, sizes, neurons, data, dtype, profile, recompute, peers });
     },
   });
 }

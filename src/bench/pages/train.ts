@@ -6,7 +6,7 @@ import type { Table } from "../../report/table.ts";
 import type { TrainBench, TrainCase, TrainRow } from "../train.ts";
 import { columns, limitsInWords, type NamedFigure, type Presentation, spreadText } from "./presentation.ts";
 
-const engineOf = (row: TrainRow) => `${row.engine} ${row.dtype}`;
+const engineOf = (row: TrainRow) => `${row.engine} ${row.dtype}${row.recompute ? ", recomputed" : ""}`;
 
 export function presentTrain(result: TrainBench): Presentation {
   const { cases } = result;
