@@ -11,6 +11,7 @@ import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/conf
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
 import { readModelConfig, readTokenizer } from "./modelFolder.ts";
+import { hasTensors } from "./tensorFiles.ts";
 
 export interface LoadOptions {
   /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
@@ -36,7 +37,7 @@ export interface LoadOptions {
  * @throws UsageError if there is none.
  */
 export function findModelFolder(path: string): string {
-  if (existsSync(join(path, "model.safetensors"))) return path;
+  if (hasTensors(path)) return path;
   const checkpoints = join(path, "checkpoints");
   if (!existsSync(path))
     throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
@@ -91,7 +92,7 @@ export function openStoredModel(
   stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
   const config = resolveModelConfig({ ...stored, ...overrides }, join(folder, "config.json"));
-  const source = new CheckpointSource(join(folder, "model.safetensors"), backend, { largeBytes });
+  const source = new CheckpointSource(folder, backend, { largeBytes });
   const halves = ["BF16", "F16"].includes(source.mainType);
   const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
   const options = { type: weightTypeOf(format), onProgress };

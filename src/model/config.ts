@@ -152,7 +152,7 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   }
   if (config.sliding_window !== null) integer("sliding_window", 1);
   for (const key of ["qk_norm", "tie_word_embeddings", "norm_topk_prob"] as const) boolean(key);
-  if (!(config.hidden_act in activations)) {
+  if (typeof config.hidden_act !== "string" || !Object.hasOwn(activations, config.hidden_act)) {
     fail(
       `hidden_act must be one of ${Object.keys(activations).join(", ")}, not ${JSON.stringify(config.hidden_act)}`,
     );
@@ -178,7 +178,9 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   if (!Array.isArray(config.mlp_only_layers)) fail("mlp_only_layers must be a list of layer numbers");
   for (const layer of config.mlp_only_layers) {
     if (!Number.isInteger(layer) || layer < 0 || layer >= config.num_hidden_layers) {
-      fail(`mlp_only_layers names layer ${layer}, but layers go from 0 to ${config.num_hidden_layers - 1}`);
+      fail(
+        `mlp_only_layers names layer ${JSON.stringify(layer)}, but layers go from 0 to ${config.num_hidden_layers - 1}`,
+      );
     }
   }
   for (const key of [
