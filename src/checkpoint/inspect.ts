@@ -7,6 +7,7 @@ import { countParameters, type ParameterCounts, parameterSpecs } from "../model/
 import { sizeOf } from "../tensor/tensor.ts";
 import { findModelFolder } from "./loadModel.ts";
 import { readModelConfig, storedParts } from "./modelFolder.ts";
+import { findNonFinite, type NonFinite } from "./nonFinite.ts";
 import { TensorFiles } from "./tensorFiles.ts";
 
 const groups = [
@@ -43,6 +44,8 @@ export interface ModelInspection {
   dtypes: string[];
   tensors: TensorSummary[];
   parameters: ParameterCounts;
+  /** Tensors with numbers that are not finite, if they were looked for. */
+  nonFinite?: NonFinite[];
 }
 
 /**
@@ -106,4 +109,14 @@ function groupOf(name: string): ParameterGroup {
   if (name.includes(".mlp.shared_expert.")) return "shared expert";
   if (name.includes(".mlp.")) return "dense layers";
   throw new Error(`inspect.ts knows no group for ${name}`);
+}
+
+/** Reads all weights of the model at `path` for numbers that are not finite. @param onProgress told bytes of all. */
+export function checkValues(path: string, onProgress?: (done: number, total: number) => void): NonFinite[] {
+  const files = TensorFiles.open(findModelFolder(path));
+  try {
+    return findNonFinite(files, onProgress);
+  } finally {
+    files.close();
+  }
 }

@@ -5,14 +5,14 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
-import { RunError, UsageError } from "../errors.ts";
+import { quote, RunError, UsageError } from "../errors.ts";
 import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
-import { isObject, parseStrictJson, quote } from "./strictJson.ts";
+import { isObject, parseStrictJson } from "./strictJson.ts";
 import { TensorFiles } from "./tensorFiles.ts";
 
 /** Where part of a parameter lies on disk: elements `offset` to `offset + size` are tensor `name`. */

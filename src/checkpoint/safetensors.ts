@@ -3,9 +3,9 @@
 // checked completely before any tensor is allocated: files come from strangers.
 // Not here: what the tensors mean. Hosts are little-endian, like the format and every CPU the kernels run on.
 import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
-import { RunError, UsageError } from "../errors.ts";
+import { quote, RunError, UsageError } from "../errors.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
-import { isObject, parseStrictJson, quote } from "./strictJson.ts";
+import { isObject, parseStrictJson } from "./strictJson.ts";
 
 const BYTES_PER_ITEM = {
   F64: 8,

@@ -1,17 +1,6 @@
 // JSON from strangers: what JSON.parse hides or chokes on is a problem in words here. Not here: what the values mean.
 
-/** A name or value for a message, as JSON on one line: hostile ones are long, nested, or hold line breaks. */
-export function quote(value: unknown): string {
-  if (typeof value === "string")
-    return JSON.stringify(value.length > 100 ? `${value.slice(0, 100)}...` : value);
-  let json: string;
-  try {
-    json = String(JSON.stringify(value));
-  } catch {
-    return "a deeply nested value"; // JSON.stringify recurses
-  }
-  return json.length > 100 ? `${json.slice(0, 100)}...` : json;
-}
+import { quote } from "../errors.ts";
 
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);

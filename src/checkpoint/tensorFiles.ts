@@ -5,10 +5,10 @@
 
 import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { RunError } from "../errors.ts";
+import { quote, RunError } from "../errors.ts";
 import { errorCode } from "./atomic.ts";
 import { SafetensorsFile, type TensorInfo } from "./safetensors.ts";
-import { isObject, parseStrictJson, quote } from "./strictJson.ts";
+import { isObject, parseStrictJson } from "./strictJson.ts";
 
 export const SINGLE_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
