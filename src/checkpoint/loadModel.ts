@@ -10,10 +10,11 @@ import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/s
 import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
+import { type HubOptions, resolveModelPath } from "./hub.ts";
 import { readModelConfig, readTokenizer } from "./modelFolder.ts";
 import { hasTensors } from "./tensorFiles.ts";
 
-export interface LoadOptions {
+export interface LoadOptions extends HubOptions {
   /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
   readonly neurons?: number;
   /**
@@ -24,8 +25,6 @@ export interface LoadOptions {
   readonly threads?: number;
   /** Where to compute; default: the best backend, closed with the model. */
   readonly backend?: Backend;
-  /** Told one line about things the user should know, such as a slow backend. */
-  readonly announce?: (line: string) => void;
   /** Checkpoints of at least so many bytes are mapped into memory instead of read. Default 1 GiB. */
   readonly largeBytes?: number;
   /** Told how much of the weights is ready, in parameters, where they have to be converted. */
@@ -101,10 +100,11 @@ export function openStoredModel(
 
 /**
  * Opens a model for generation.
+ * @param path a model folder, a run folder, or a model of the Hugging Face hub: `org/name[@revision]`.
  * @throws UsageError for a path or option that cannot work; RunError for a damaged checkpoint.
  */
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
-  const folder = findModelFolder(path);
+  const folder = findModelFolder(await resolveModelPath(path, options));
   const config = readModelConfig(folder);
   const overrides =
     options.neurons === undefined ? {} : { num_neurons_per_tok: resolveNeurons(options.neurons, config) };

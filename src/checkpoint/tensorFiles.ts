@@ -159,6 +159,11 @@ function readWeightMap(path: string): Map<string, string> {
   return places;
 }
 
+/** The names of an index's shards, sorted. @throws RunError as `TensorFiles.open`. */
+export function shardNames(indexPath: string): string[] {
+  return [...new Set(readWeightMap(indexPath).values())].sort();
+}
+
 /** Whether a name stays in its folder on every system; links are followed, as caches of downloads consist of them. */
 export function isShardName(name: string): boolean {
   return /^[^/\\:\p{Cc}]{1,240}\.safetensors$/u.test(name) && !name.startsWith(".");

@@ -5,7 +5,15 @@ import { samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions, addThreadsOption, integer, number, repeated } from "./options.ts";
+import {
+  addCommonOptions,
+  addModelArgument,
+  addThreadsOption,
+  integer,
+  number,
+  repeated,
+} from "./options.ts";
+import { showText } from "./progress.ts";
 import { readInput } from "./standardInput.ts";
 
 interface GenerateFlags {
@@ -18,15 +26,14 @@ interface GenerateFlags {
   readonly stop?: readonly string[];
   readonly neurons?: number;
   readonly threads?: number;
+  readonly offline?: boolean;
   readonly dtype: "auto" | WeightFormat;
 }
 
 export function addGenerateCommand(program: Command): void {
   const { temperature, topK, topP, minP } = samplingDefaults;
-  const command = program
-    .command("generate")
-    .description("continue a text with a model")
-    .argument("<model>", "model folder, or run folder (its best checkpoint)")
+  const command = program.command("generate").description("continue a text with a model");
+  addModelArgument(command)
     .argument("[prompt]", "text to continue; absent or -: read from standard input")
     .option("--max-tokens <n>", "most tokens to write", integer(0), 256)
     .option("--temperature <t>", "0: always the most likely token", number, temperature)
@@ -53,13 +60,17 @@ async function run(
   { output, signal }: Context,
   path: string,
   promptArgument: string | undefined,
-  { neurons, threads, dtype, ...flags }: GenerateFlags,
+  { neurons, threads, dtype, offline, ...flags }: GenerateFlags,
 ): Promise<void> {
   const { loadModel } = await import("../checkpoint/loadModel.ts");
   const prompt = (await readInput(promptArgument, "PROMPT")).replace(/\n$/, "");
   const onProgress = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
-  const model = await loadModel(path, { neurons, threads, dtype, announce: output.note, onProgress });
+  const model = await loadModel(path, {
+    ...{ neurons, threads, dtype, offline, signal, onProgress },
+    announce: output.note,
+    onDownload: showText(output.progress),
+  });
   output.progress.end();
   try {
     const start = performance.now();

@@ -7,24 +7,33 @@ import { RunError } from "../errors.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import { formatBytes, formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions } from "./options.ts";
+import { addCommonOptions, addModelArgument } from "./options.ts";
+import { showText } from "./progress.ts";
 
 export function addInspectCommand(program: Command): void {
   const command = program
     .command("inspect")
-    .description("show a model's configuration, parameters, and what a token activates")
-    .argument("<model>", "model folder, or run folder (its best checkpoint)")
-    .option("--check-values", "also read all weights, and fail if one is NaN or infinite");
+    .description("show a model's configuration, parameters, and what a token activates");
+  addModelArgument(command).option(
+    "--check-values",
+    "also read all weights, and fail if one is NaN or infinite",
+  );
   addCommonOptions(command, "mone inspect runs/first");
   command.action(action(run));
 }
 
 async function run(
-  { output }: Context,
-  path: string,
-  { checkValues: wanted }: { readonly checkValues?: boolean },
+  { output, signal }: Context,
+  given: string,
+  { checkValues: wanted, offline }: { readonly checkValues?: boolean; readonly offline?: boolean },
 ): Promise<void> {
   const { checkValues, inspectModel } = await import("../checkpoint/inspect.ts");
+  const { resolveModelPath } = await import("../checkpoint/hub.ts");
+  const path = await resolveModelPath(given, {
+    ...{ offline, signal, announce: output.note },
+    onDownload: showText(output.progress),
+  });
+  output.progress.end();
   const inspection = inspectModel(path);
   if (wanted) {
     inspection.nonFinite = checkValues(path, (done, total) =>
