@@ -10,6 +10,7 @@ import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/s
 import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
+import { readGenerationDefaults } from "./generation.ts";
 import { type HubOptions, resolveModelPath } from "./hub.ts";
 import { readModelConfig, readTokenizer } from "./modelFolder.ts";
 import { hasTensors } from "./tensorFiles.ts";
@@ -109,6 +110,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
   const overrides =
     options.neurons === undefined ? {} : { num_neurons_per_tok: resolveNeurons(options.neurons, config) };
   const tokenizer = readTokenizer(folder);
+  const defaults = readGenerationDefaults(folder);
   const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
   try {
     const onClose = () => {
@@ -116,6 +118,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
     };
     return new LanguageModel(openStoredModel(folder, backend, options, overrides, config), tokenizer, {
       onClose,
+      defaults,
     });
   } catch (error) {
     if (!options.backend) backend.close();
