@@ -22,6 +22,19 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
 
+/** A name or value for a message, as JSON on one line: hostile ones are long, nested, or hold line breaks. */
+export function quote(value: unknown): string {
+  if (typeof value === "string")
+    return JSON.stringify(value.length > 100 ? `${value.slice(0, 100)}...` : value);
+  let json: string;
+  try {
+    json = String(JSON.stringify(value));
+  } catch {
+    return "a deeply nested value"; // JSON.stringify recurses
+  }
+  return json.length > 100 ? `${json.slice(0, 100)}...` : json;
+}
+
 /** The entry of `known` with the smallest edit distance to `word`, if it is near enough to be a slip. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined;

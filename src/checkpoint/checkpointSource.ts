@@ -1,4 +1,4 @@
-// A safetensors file as the source of a model's stored weights. A large one is mapped into memory where the backend can, so
+// A folder's safetensors files as the source of a model's stored weights. A large one is mapped into memory where the backend can, so
 // that it opens at once and is read where it lies; what needs another form is read tensor by tensor. A small one is read
 // whole: that takes no time, and memory of our own is faster (the system maps files in small pages).
 
@@ -9,7 +9,8 @@ import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { WeightType } from "../kernels/stored.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 import { storedParts } from "./modelFolder.ts";
-import { SafetensorsFile, type StoredDType, type TensorInfo } from "./safetensors.ts";
+import type { StoredDType } from "./safetensors.ts";
+import { type PlacedTensor, TensorFiles } from "./tensorFiles.ts";
 
 /** What kernels read without conversion on the host. */
 const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
@@ -20,29 +21,36 @@ const bytesOf = (type: DType) => arrayTypes[type].BYTES_PER_ELEMENT;
 
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
-  readonly #file: SafetensorsFile;
-  readonly #mapped: MappedFile | undefined;
+  readonly #files: TensorFiles;
+  /** Files in memory, by path. */
+  readonly #mapped = new Map<string, MappedFile>();
   /** Where tensors arrive; reused, since fresh memory costs more than a copy. */
   #arrival = new Uint8Array(0);
 
-  /** Opens and checks a file. @param largeBytes files from this size on are mapped. @throws RunError if it is damaged. */
-  constructor(path: string, backend: Backend, { largeBytes = LARGE_BYTES } = {}) {
+  /**
+   * Opens and checks a model folder's tensors.
+   * @param largeBytes files are mapped if they have so many bytes together. @throws RunError if one is damaged.
+   */
+  constructor(folder: string, backend: Backend, { largeBytes = LARGE_BYTES } = {}) {
     this.#backend = backend;
-    this.#file = SafetensorsFile.open(path);
-    try {
-      if (this.#file.bytes >= largeBytes) this.#mapped = backend.map?.(path);
-    } catch (error) {
-      this.#file.close();
-      throw new RunError(`${path} cannot be mapped into memory: ${(error as Error).message}`, {
-        cause: error,
-      });
+    this.#files = TensorFiles.open(folder);
+    if (this.#files.bytes < largeBytes || !backend.map) return;
+    for (const { path } of this.#files.files) {
+      try {
+        this.#mapped.set(path, backend.map(path));
+      } catch (error) {
+        this.close();
+        throw new RunError(`${path} cannot be mapped into memory: ${(error as Error).message}`, {
+          cause: error,
+        });
+      }
     }
   }
 
   /** The type that most of the file's elements have. */
   get mainType(): StoredDType {
     const elements = new Map<StoredDType, number>();
-    for (const { dtype, begin, end } of this.#file.tensors.values()) {
+    for (const { dtype, begin, end } of this.#files.tensors.values()) {
       elements.set(dtype, (elements.get(dtype) ?? 0) + end - begin);
     }
     return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
@@ -56,11 +64,11 @@ export class CheckpointSource implements WeightSource {
     return buffer;
   }
 
-  #read({ name, dtype, begin, end }: TensorInfo): Float32Array | Uint16Array {
+  #read({ name, dtype, begin, end }: PlacedTensor): Float32Array | Uint16Array {
     const type = KERNEL_TYPES[dtype];
-    if (!type) return this.#file.readFloat32(name);
+    if (!type) return this.#files.readFloat32(name);
     if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
-    const bytes = this.#file.readInto(name, this.#arrival);
+    const bytes = this.#files.readInto(name, this.#arrival);
     const length = bytes.length / bytesOf(type);
     return type === "bf16"
       ? new Uint16Array(bytes.buffer, 0, length)
@@ -72,23 +80,24 @@ export class CheckpointSource implements WeightSource {
     return KERNEL_TYPES[info.dtype] === type ? this.#view(type, info) : undefined;
   }
 
-  #find(spec: ParameterSpec, expert: number): TensorInfo {
+  #find(spec: ParameterSpec, expert: number): PlacedTensor {
     const { name, shape } = storedParts(spec)[expert];
-    const info = this.#file.tensors.get(name);
-    if (!info) throw new RunError(`${this.#file.path} has no tensor "${name}"`);
+    const info = this.#files.tensors.get(name);
+    if (!info) throw new RunError(`${this.#files.path} has no tensor "${name}"`);
     if (info.shape.join() !== shape.join()) {
       throw new RunError(
-        `${this.#file.path}: tensor ${name} has shape [${info.shape}], but config.json asks for [${shape}]`,
+        `${info.file}: tensor ${name} has shape [${info.shape}], but config.json asks for [${shape}]`,
       );
     }
     return info;
   }
 
-  /** A tensor in place; undefined where the file is not mapped or the tensor lies askew. */
-  #view(type: DType, { begin, end }: Pick<TensorInfo, "begin" | "end">): DeviceBuffer | undefined {
-    if (!this.#mapped || begin % bytesOf(type) !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
-    if (end > this.#mapped.bytes) throw new RunError(`${this.#file.path} became shorter while it was read`);
-    return this.#mapped.view(type, begin, (end - begin) / bytesOf(type));
+  /** A tensor in place; undefined where its file is not mapped or it lies askew. */
+  #view(type: DType, { file, begin, end }: Pick<PlacedTensor, "file" | "begin" | "end">) {
+    const mapped = this.#mapped.get(file);
+    if (!mapped || begin % bytesOf(type) !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
+    if (end > mapped.bytes) throw new RunError(`${file} became shorter while it was read`);
+    return mapped.view(type, begin, (end - begin) / bytesOf(type));
   }
 
   release(buffer: DeviceBuffer): void {
@@ -96,21 +105,23 @@ export class CheckpointSource implements WeightSource {
   }
 
   together(specs: readonly ParameterSpec[], type: WeightType) {
-    if (!this.#mapped) return undefined;
+    if (this.#mapped.size === 0) return undefined;
     const infos = specs.flatMap((spec) =>
       Array.from({ length: spec.shape[0] }, (_, expert) => this.#find(spec, expert)),
     );
     const begin = Math.min(...infos.map((info) => info.begin));
     const end = Math.max(...infos.map((info) => info.end));
     const size = bytesOf(type);
-    const fits = (info: TensorInfo) => KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
+    const { file } = infos[0];
+    const fits = (info: PlacedTensor) =>
+      info.file === file && KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
     if (!infos.every(fits)) return undefined;
-    const buffer = this.#view(type, { begin, end });
+    const buffer = this.#view(type, { file, begin, end });
     return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };
   }
 
   close(): void {
-    this.#file.close();
-    this.#mapped?.close();
+    this.#files.close();
+    for (const mapped of this.#mapped.values()) mapped.close();
   }
 }

@@ -1,14 +1,14 @@
 // What is in a model, without loading it: its configuration, its tensors grouped by what they do, and how many
 // parameters a token multiplies with. Not here: statistics of the values.
 
-import { join } from "node:path";
 import { RunError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { countParameters, type ParameterCounts, parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { findModelFolder } from "./loadModel.ts";
 import { readModelConfig, storedParts } from "./modelFolder.ts";
-import { SafetensorsFile } from "./safetensors.ts";
+import { findNonFinite, type NonFinite } from "./nonFinite.ts";
+import { TensorFiles } from "./tensorFiles.ts";
 
 const groups = [
   "embedding",
@@ -44,6 +44,8 @@ export interface ModelInspection {
   dtypes: string[];
   tensors: TensorSummary[];
   parameters: ParameterCounts;
+  /** Tensors with numbers that are not finite, if they were looked for. */
+  nonFinite?: NonFinite[];
 }
 
 /**
@@ -57,23 +59,23 @@ export function inspectModel(path: string): ModelInspection {
   return {
     path: folder,
     config,
-    dtypes: checkStoredTensors(join(folder, "model.safetensors"), config),
+    dtypes: checkStoredTensors(folder, config),
     tensors: summarise(config),
     parameters: countParameters(config),
   };
 }
 
 /** Whether every tensor is there in its shape. @returns the types of values that occur. */
-function checkStoredTensors(path: string, config: ModelConfig): string[] {
-  const file = SafetensorsFile.open(path);
+function checkStoredTensors(folder: string, config: ModelConfig): string[] {
+  const file = TensorFiles.open(folder);
   file.close();
   const dtypes = new Set<string>();
   for (const { name, shape } of parameterSpecs(config).flatMap(storedParts)) {
     const stored = file.tensors.get(name);
-    if (!stored) throw new RunError(`${path} has no tensor ${name}, which its config.json asks for`);
+    if (!stored) throw new RunError(`${file.path} has no tensor ${name}, which its config.json asks for`);
     if (stored.shape.join() !== shape.join()) {
       throw new RunError(
-        `${path}: tensor ${name} has shape [${stored.shape}], but config.json asks for [${shape}]`,
+        `${stored.file}: tensor ${name} has shape [${stored.shape}], but config.json asks for [${shape}]`,
       );
     }
     dtypes.add(stored.dtype);
@@ -107,4 +109,14 @@ function groupOf(name: string): ParameterGroup {
   if (name.includes(".mlp.shared_expert.")) return "shared expert";
   if (name.includes(".mlp.")) return "dense layers";
   throw new Error(`inspect.ts knows no group for ${name}`);
+}
+
+/** Reads all weights of the model at `path` for numbers that are not finite. @param onProgress told bytes of all. */
+export function checkValues(path: string, onProgress?: (done: number, total: number) => void): NonFinite[] {
+  const files = TensorFiles.open(findModelFolder(path));
+  try {
+    return findNonFinite(files, onProgress);
+  } finally {
+    files.close();
+  }
 }

@@ -10,9 +10,12 @@ import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/s
 import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
+import { readGenerationDefaults } from "./generation.ts";
+import { type HubOptions, resolveModelPath } from "./hub.ts";
 import { readModelConfig, readTokenizer } from "./modelFolder.ts";
+import { hasTensors } from "./tensorFiles.ts";
 
-export interface LoadOptions {
+export interface LoadOptions extends HubOptions {
   /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
   readonly neurons?: number;
   /**
@@ -23,8 +26,6 @@ export interface LoadOptions {
   readonly threads?: number;
   /** Where to compute; default: the best backend, closed with the model. */
   readonly backend?: Backend;
-  /** Told one line about things the user should know, such as a slow backend. */
-  readonly announce?: (line: string) => void;
   /** Checkpoints of at least so many bytes are mapped into memory instead of read. Default 1 GiB. */
   readonly largeBytes?: number;
   /** Told how much of the weights is ready, in parameters, where they have to be converted. */
@@ -36,7 +37,7 @@ export interface LoadOptions {
  * @throws UsageError if there is none.
  */
 export function findModelFolder(path: string): string {
-  if (existsSync(join(path, "model.safetensors"))) return path;
+  if (hasTensors(path)) return path;
   const checkpoints = join(path, "checkpoints");
   if (!existsSync(path))
     throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
@@ -91,7 +92,7 @@ export function openStoredModel(
   stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
   const config = resolveModelConfig({ ...stored, ...overrides }, join(folder, "config.json"));
-  const source = new CheckpointSource(join(folder, "model.safetensors"), backend, { largeBytes });
+  const source = new CheckpointSource(folder, backend, { largeBytes });
   const halves = ["BF16", "F16"].includes(source.mainType);
   const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
   const options = { type: weightTypeOf(format), onProgress };
@@ -100,14 +101,16 @@ export function openStoredModel(
 
 /**
  * Opens a model for generation.
+ * @param path a model folder, a run folder, or a model of the Hugging Face hub: `org/name[@revision]`.
  * @throws UsageError for a path or option that cannot work; RunError for a damaged checkpoint.
  */
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
-  const folder = findModelFolder(path);
+  const folder = findModelFolder(await resolveModelPath(path, options));
   const config = readModelConfig(folder);
   const overrides =
     options.neurons === undefined ? {} : { num_neurons_per_tok: resolveNeurons(options.neurons, config) };
   const tokenizer = readTokenizer(folder);
+  const defaults = readGenerationDefaults(folder);
   const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
   try {
     const onClose = () => {
@@ -115,6 +118,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
     };
     return new LanguageModel(openStoredModel(folder, backend, options, overrides, config), tokenizer, {
       onClose,
+      defaults,
     });
   } catch (error) {
     if (!options.backend) backend.close();

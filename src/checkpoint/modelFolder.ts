@@ -5,13 +5,15 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
-import { RunError, UsageError } from "../errors.ts";
+import { quote, RunError, UsageError } from "../errors.ts";
 import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
-import { writeFileAtomic } from "./atomic.ts";
-import { SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { isObject, parseStrictJson } from "./strictJson.ts";
+import { TensorFiles } from "./tensorFiles.ts";
 
 /** Where part of a parameter lies on disk: elements `offset` to `offset + size` are tensor `name`. */
 interface StoredPart {
@@ -75,11 +77,13 @@ export function toStoredConfig(config: ModelConfig): Record<string, unknown> {
 export function readModelConfig(folder: string): ModelConfig {
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new UsageError(`${folder} is not a model folder: it has no config.json`);
-  const stored = readJson(path) as Record<string, unknown>;
+  const stored = readJson(path, 32);
+  if (!isObject(stored))
+    throw new UsageError(`${path} is no JSON object: restore the file or use another checkpoint`);
   const family = stored.model_type;
   if (!["qwen3_moe", "qwen3", "mone"].includes(family as string)) {
     throw new UsageError(
-      `${path}: model_type ${JSON.stringify(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
+      `${path}: model_type ${quote(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
     );
   }
   refuseUnsupported(stored, path);
@@ -90,7 +94,8 @@ export function readModelConfig(folder: string): ModelConfig {
   if (family === "qwen3") known.num_experts = 0;
   else known.num_experts = stored.num_experts ?? stored.num_local_experts;
   if (stored.use_sliding_window === false) known.sliding_window = null;
-  known.rope_theta ??= (stored.rope_parameters as { rope_theta?: number } | undefined)?.rope_theta ?? 10000;
+  known.rope_theta ??=
+    (stored.rope_parameters as { rope_theta?: number } | null | undefined)?.rope_theta ?? 10000;
   return resolveModelConfig(known, path);
 }
 
@@ -102,7 +107,7 @@ function refuseUnsupported(stored: Record<string, unknown>, path: string): void 
   const scaling = (stored.rope_scaling ?? stored.rope_parameters ?? {}) as Record<string, unknown>;
   const scalingType = scaling.rope_type ?? scaling.type ?? "default";
   const wrong = [
-    scalingType !== "default" && `rotary scaling "${scalingType}"`,
+    scalingType !== "default" && `rotary scaling ${quote(scalingType)}`,
     stored.attention_bias === true && "attention_bias",
     (stored.decoder_sparse_step ?? 1) !== 1 && "decoder_sparse_step other than 1",
     stored.use_sliding_window === true &&
@@ -116,21 +121,28 @@ function refuseUnsupported(stored: Record<string, unknown>, path: string): void 
 export function readTokenizer(folder: string): Tokenizer {
   const path = join(folder, "tokenizer.json");
   if (!existsSync(path)) throw new UsageError(`${folder} has no tokenizer.json`);
-  return tokenizerFromJson(readJson(path));
+  return tokenizerFromJson(readJson(path, 32));
 }
 
-function readJson(path: string): unknown {
+/** @param maxNesting messages show values, which has to stay possible. */
+function readJson(path: string, maxNesting: number): unknown {
+  let bytes: Uint8Array;
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    bytes = readFileSync(path);
   } catch (error) {
-    throw new RunError(`${path} is not JSON: restore the file or use another checkpoint`, { cause: error });
+    throw new RunError(`${path} cannot be read (${errorCode(error)}): use another checkpoint`, {
+      cause: error,
+    });
   }
+  const { value, problem } = parseStrictJson(bytes, maxNesting);
+  if (problem !== undefined)
+    throw new RunError(`${path} ${problem}: restore the file or use another checkpoint`);
+  return value;
 }
 
 /** Fills a model's parameters. @throws RunError naming the tensor that is missing, damaged or of another shape. */
 export function loadParameters(model: Transformer, folder: string): void {
-  const path = join(folder, "model.safetensors");
-  const file = SafetensorsFile.open(path);
+  const file = TensorFiles.open(folder);
   try {
     for (const parameter of model.parameters.values()) {
       for (const { name, shape, offset } of storedParts(parameter)) {
@@ -143,7 +155,11 @@ export function loadParameters(model: Transformer, folder: string): void {
 }
 
 /** A tensor of floats that must have this shape. */
-export function readTensor(file: SafetensorsFile, name: string, shape: readonly number[]): Float32Array {
+export function readTensor(
+  file: SafetensorsFile | TensorFiles,
+  name: string,
+  shape: readonly number[],
+): Float32Array {
   const found = file.tensors.get(name);
   if (found && found.shape.join() !== shape.join()) {
     throw new RunError(

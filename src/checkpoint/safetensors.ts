@@ -2,9 +2,10 @@
 // the data. Reads single tensors without loading the file and writes with one tensor in memory. The header is
 // checked completely before any tensor is allocated: files come from strangers.
 // Not here: what the tensors mean. Hosts are little-endian, like the format and every CPU the kernels run on.
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { RunError, UsageError } from "../errors.ts";
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { quote, RunError, UsageError } from "../errors.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { isObject, parseStrictJson } from "./strictJson.ts";
 
 const BYTES_PER_ITEM = {
   F64: 8,
@@ -95,17 +96,18 @@ export class SafetensorsFile {
 
   /** A tensor's bytes, in a buffer of their own. @throws RunError if there is no such tensor. */
   readBytes(name: string): Uint8Array<ArrayBuffer> {
-    if (this.#descriptor === undefined) throw new Error(`${this.path} was read after it was closed`);
     const { begin, end } = this.#find(name);
-    return readExactly(this.path, this.#descriptor, begin, end - begin);
+    return readExactly(this.path, this.#open(), begin, end - begin);
   }
 
-  /** A tensor's bytes at the beginning of `target`, which must have room for them. @returns that part of it. */
-  readInto(name: string, target: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
-    if (this.#descriptor === undefined) throw new Error(`${this.path} was read after it was closed`);
+  /**
+   * A tensor's bytes from byte `offset` on, at the beginning of `target`, as many as there are and fit.
+   * @returns that part of it.
+   */
+  readInto(name: string, target: Uint8Array<ArrayBuffer>, offset = 0): Uint8Array<ArrayBuffer> {
     const { begin, end } = this.#find(name);
-    const part = target.subarray(0, end - begin);
-    fill(this.path, this.#descriptor, begin, part);
+    const part = target.subarray(0, Math.max(0, end - begin - offset));
+    fill(this.path, this.#open(), begin + offset, part);
     return part;
   }
 
@@ -157,6 +159,16 @@ export class SafetensorsFile {
   /** For `using`. */
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  /** The descriptor. A file that is written to while it is read would give parts of two models. */
+  #open(): number {
+    if (this.#descriptor === undefined) throw new Error(`${this.path} was read after it was closed`);
+    const { size } = fstatSync(this.#descriptor);
+    if (size !== this.bytes) {
+      throw damaged(this.path, `it became ${size < this.bytes ? "shorter" : "longer"} while it was read`);
+    }
+    return this.#descriptor;
   }
 
   #find(name: string): TensorInfo {
@@ -253,44 +265,11 @@ function readHeader(path: string, descriptor: number): Header {
 }
 
 function parseHeader(path: string, bytes: Uint8Array): Record<string, unknown> {
-  let header: unknown;
-  let hidden: string | undefined;
-  try {
-    const json = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    hidden = findHiddenProblem(json);
-    if (hidden === undefined) header = JSON.parse(json);
-  } catch {
-    throw damaged(path, "the header is not JSON");
-  }
-  if (hidden !== undefined) throw damaged(path, hidden);
-  if (!isObject(header)) throw damaged(path, "the header is not a JSON object");
-  return header;
-}
-
-/**
- * What JSON.parse would hide: a key given twice, of which the last wins, and nesting that only serves to fill the
- * memory. Text that is not JSON may pass; JSON.parse has the last word on it.
- */
-function findHiddenProblem(json: string): string | undefined {
-  const open: Set<string>[] = []; // keys of the objects (of arrays: none) around position i
-  const colon = /[ \t\r\n]*:/y;
-  for (let i = 0; i < json.length; i++) {
-    const character = json[i];
-    if (character === "{" || character === "[") {
-      if (open.push(new Set()) > MAX_NESTING) return "the header is nested too deeply";
-    } else if (character === "}" || character === "]") open.pop();
-    else if (character === '"') {
-      const begin = i++;
-      while (i < json.length && json[i] !== '"') i += json[i] === "\\" ? 2 : 1;
-      colon.lastIndex = i + 1;
-      if (!colon.test(json)) continue;
-      const key: string = JSON.parse(json.slice(begin, i + 1)); // undoes escapes: "\u0061" is "a"
-      const keys = open.at(-1);
-      if (keys?.has(key)) return `the key ${quote(key)} is given twice`;
-      keys?.add(key);
-    }
-  }
-  return undefined;
+  if (bytes.length > 0 && bytes[0] !== 0x7b) throw damaged(path, "the header is not a JSON object");
+  const { value, problem } = parseStrictJson(bytes, MAX_NESTING);
+  if (problem !== undefined) throw damaged(path, `the header ${problem}`);
+  if (!isObject(value)) throw damaged(path, "the header is not a JSON object");
+  return value;
 }
 
 /** One header entry, checked on its own; `begin` and `end` count from the start of the file. */
@@ -352,13 +331,10 @@ function isSizes(value: unknown): value is readonly number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function openForReading(path: string): number {
   try {
-    return openSync(path, "r");
+    // O_NONBLOCK: opening a pipe that nobody writes to would wait for ever; it is refused as no file.
+    return openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   } catch (error) {
     const reason = errorCode(error) === "ENOENT" ? "there is no such file" : String(errorCode(error));
     throw new RunError(`cannot open ${path}: ${reason}`, { cause: error });
@@ -415,9 +391,4 @@ function float16ToFloat32(stored: Uint16Array): Float32Array<ArrayBuffer> {
 
 function damaged(path: string, problem: string): RunError {
   return new RunError(`${path} is no intact safetensors file (${problem}): download or copy it again`);
-}
-
-/** A name for a message: hostile ones may be long. */
-function quote(name: string): string {
-  return JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}...` : name);
 }

@@ -5,33 +5,50 @@ import { samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions, addThreadsOption, integer, number, repeated } from "./options.ts";
+import {
+  addCommonOptions,
+  addModelArgument,
+  addThreadsOption,
+  integer,
+  number,
+  repeated,
+} from "./options.ts";
+import { showText } from "./progress.ts";
 import { readInput } from "./standardInput.ts";
 
 interface GenerateFlags {
   readonly maxTokens: number;
-  readonly temperature: number;
-  readonly topK: number;
-  readonly topP: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
   readonly minP: number;
   readonly seed?: number;
   readonly stop?: readonly string[];
   readonly neurons?: number;
   readonly threads?: number;
+  readonly offline?: boolean;
+  readonly chat?: boolean;
   readonly dtype: "auto" | WeightFormat;
 }
 
+/** Where a default comes from; a flag wins over both. */
+const fromModel = (fallback: number) =>
+  `(default: that of the model's generation_config.json, else ${fallback})`;
+
 export function addGenerateCommand(program: Command): void {
   const { temperature, topK, topP, minP } = samplingDefaults;
-  const command = program
-    .command("generate")
-    .description("continue a text with a model")
-    .argument("<model>", "model folder, or run folder (its best checkpoint)")
+  const command = program.command("generate").description("continue a text with a model");
+  addModelArgument(command)
     .argument("[prompt]", "text to continue; absent or -: read from standard input")
     .option("--max-tokens <n>", "most tokens to write", integer(0), 256)
-    .option("--temperature <t>", "0: always the most likely token", number, temperature)
-    .option("--top-k <k>", "only the k most likely tokens; 0: all", integer(0), topK)
-    .option("--top-p <p>", "only the most likely tokens that together have this probability", number, topP)
+    .option("--chat", "the prompt is a message that the model answers, in the form of its chat template")
+    .option("--temperature <t>", `0: always the most likely token ${fromModel(temperature)}`, number)
+    .option("--top-k <k>", `only the k most likely tokens; 0: all ${fromModel(topK)}`, integer(0))
+    .option(
+      "--top-p <p>",
+      `only the most likely tokens that together have this probability ${fromModel(topP)}`,
+      number,
+    )
     .option("--min-p <p>", "only tokens with this share of the best one's probability", number, minP)
     .option("--seed <n>", "the same seed gives the same text (default: a new one each time)", integer(0))
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
@@ -53,13 +70,19 @@ async function run(
   { output, signal }: Context,
   path: string,
   promptArgument: string | undefined,
-  { neurons, threads, dtype, ...flags }: GenerateFlags,
+  { neurons, threads, dtype, offline, chat, ...flags }: GenerateFlags,
 ): Promise<void> {
-  const { loadModel } = await import("../checkpoint/loadModel.ts");
+  const { findModelFolder, loadModel } = await import("../checkpoint/loadModel.ts");
   const prompt = (await readInput(promptArgument, "PROMPT")).replace(/\n$/, "");
   const onProgress = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
-  const model = await loadModel(path, { neurons, threads, dtype, announce: output.note, onProgress });
+  const { resolveModelPath } = await import("../checkpoint/hub.ts");
+  const onDownload = showText(output.progress);
+  const local = await resolveModelPath(path, { offline, signal, announce: output.note, onDownload });
+  const folder = findModelFolder(local);
+  const { renderChat } = await import("../checkpoint/generation.ts");
+  const asked = chat ? await renderChat(folder, [{ role: "user", content: prompt }]) : prompt;
+  const model = await loadModel(folder, { neurons, threads, dtype, announce: output.note, onProgress });
   output.progress.end();
   try {
     const start = performance.now();
@@ -68,7 +91,7 @@ async function run(
     const onToken = () => {
       tokens++;
     };
-    for await (const piece of model.generate(prompt, { ...flags, signal, onToken })) {
+    for await (const piece of model.generate(asked, { ...flags, signal, onToken })) {
       text += piece;
       output.write(piece);
     }

@@ -2,23 +2,45 @@
 
 import type { Command } from "commander";
 import type { ModelInspection } from "../checkpoint/inspect.ts";
+import { describeNonFinite } from "../checkpoint/nonFinite.ts";
+import { RunError } from "../errors.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
-import { formatCount, formatPercent } from "../report/format.ts";
+import { formatBytes, formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions } from "./options.ts";
+import { addCommonOptions, addModelArgument } from "./options.ts";
+import { showText } from "./progress.ts";
 
 export function addInspectCommand(program: Command): void {
   const command = program
     .command("inspect")
-    .description("show a model's configuration, parameters, and what a token activates")
-    .argument("<model>", "model folder, or run folder (its best checkpoint)");
+    .description("show a model's configuration, parameters, and what a token activates");
+  addModelArgument(command).option(
+    "--check-values",
+    "also read all weights, and fail if one is NaN or infinite",
+  );
   addCommonOptions(command, "mone inspect runs/first");
   command.action(action(run));
 }
 
-async function run({ output }: Context, path: string): Promise<void> {
-  const { inspectModel } = await import("../checkpoint/inspect.ts");
+async function run(
+  { output, signal }: Context,
+  given: string,
+  { checkValues: wanted, offline }: { readonly checkValues?: boolean; readonly offline?: boolean },
+): Promise<void> {
+  const { checkValues, inspectModel } = await import("../checkpoint/inspect.ts");
+  const { resolveModelPath } = await import("../checkpoint/hub.ts");
+  const path = await resolveModelPath(given, {
+    ...{ offline, signal, announce: output.note },
+    onDownload: showText(output.progress),
+  });
+  output.progress.end();
   const inspection = inspectModel(path);
+  if (wanted) {
+    inspection.nonFinite = checkValues(path, (done, total) =>
+      output.progress.show("checking values", [`${formatBytes(done)} of ${formatBytes(total)}`]),
+    );
+    output.progress.end();
+  }
   output.line(`${inspection.path} (${inspection.dtypes.join(", ")})`);
   output.line();
   for (const line of configurationLines(inspection)) output.line(line);
@@ -35,7 +57,17 @@ async function run({ output }: Context, path: string): Promise<void> {
   });
   output.line();
   for (const line of activationLines(inspection)) output.line(line);
+  if (wanted) {
+    output.line();
+    output.line(inspection.nonFinite?.length ? "values:" : "values: all are finite");
+    for (const found of inspection.nonFinite ?? []) output.line(`  ${describeNonFinite(found)}`);
+  }
   output.json(inspection);
+  if (inspection.nonFinite?.length) {
+    throw new RunError(
+      `${inspection.nonFinite[0].file}: ${describeNonFinite(inspection.nonFinite[0])}; the model cannot work, download or train it again`,
+    );
+  }
 }
 
 /** The configuration in brief. */

@@ -22,6 +22,16 @@ export function addThreadsOption(command: Command): Command {
   return command.option("--threads <n>", "threads that work on a kernel (default: all cores)", integer(1));
 }
 
+/** Adds the argument of commands that read a model, and how it may be fetched. */
+export function addModelArgument(command: Command): Command {
+  return command
+    .argument(
+      "<model>",
+      "model folder, run folder (its best checkpoint), or org/name[@revision] of the Hugging Face hub",
+    )
+    .option("--offline", "never use the network: a model of the hub must be in the cache already");
+}
+
 type SettingName = keyof typeof settings;
 
 /**

@@ -112,10 +112,22 @@ export function showSteps(
   };
 }
 
-/** An `onProgress` for the jobs of src/text. */
-export function showText(progress: ProgressLine): OnProgress {
+/**
+ * An `onProgress` for the jobs of src/text; of bytes it says how fast they come.
+ * @param now milliseconds; tests bring their own clock.
+ */
+export function showText(progress: ProgressLine, now: () => number = () => performance.now()): OnProgress {
+  let begin = { task: "", at: 0, done: 0 };
   return ({ task, done, total, unit }) => {
+    // What an earlier try has fetched does not count.
+    if (task !== begin.task || done < begin.done) begin = { task, at: now(), done };
     const amount = unit === "bytes" ? formatBytes : (count: number) => `${formatCount(count)} tokens`;
-    progress.show(task, [total === undefined ? amount(done) : `${amount(done)} of ${amount(total)}`]);
+    const details = [total === undefined ? amount(done) : `${amount(done)} of ${amount(total)}`];
+    const rate = (done - begin.done) / ((now() - begin.at) / 1000);
+    if (unit === "bytes" && rate > 0 && Number.isFinite(rate)) {
+      details.push(`${formatBytes(rate)}/s`);
+      if (total !== undefined && done < total) details.push(`ETA ${formatDuration((total - done) / rate)}`);
+    }
+    progress.show(task, details);
   };
 }

@@ -22,14 +22,25 @@ export interface GenerateOptions extends SamplingOptions {
   readonly onToken?: (id: number) => void;
 }
 
+/** What a model asks for (its generation_config.json); options of a call win. */
+export interface GenerationDefaults extends Pick<SamplingOptions, "temperature" | "topK" | "topP"> {
+  /** Tokens that end the text, besides the tokenizer's. */
+  readonly eosIds?: readonly number[];
+}
+
 export class LanguageModel {
   readonly model: Transformer;
   readonly tokenizer: Tokenizer;
+  readonly defaults: GenerationDefaults;
   readonly #bf16: boolean;
   readonly #onClose: () => void;
 
   /** @param onClose called by `close` after the model's memory is free, e.g. to close the backend. */
-  constructor(model: Transformer, tokenizer: Tokenizer, { bf16 = false, onClose = () => {} } = {}) {
+  constructor(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    { bf16 = false, onClose = () => {}, defaults = {} as GenerationDefaults } = {},
+  ) {
     if (tokenizer.vocabSize > model.config.vocab_size) {
       throw new UsageError(
         `the tokenizer has ${tokenizer.vocabSize} tokens, but the model knows ${model.config.vocab_size} only`,
@@ -37,6 +48,7 @@ export class LanguageModel {
     }
     this.model = model;
     this.tokenizer = tokenizer;
+    this.defaults = defaults;
     this.#bf16 = bf16;
     this.#onClose = onClose;
   }
@@ -53,7 +65,7 @@ export class LanguageModel {
   async *generate(prompt: string, options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     const { maxTokens = 256, stop = [], signal } = options;
     const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
-    const sampling = checkSampling(options);
+    const sampling = checkSampling(options, this.defaults);
     const { tokenizer } = this;
     // A model needs something to continue: where there is no prompt, the end of another text, or a new line.
     let ids = prompt === "" ? startIds(tokenizer) : tokenizer.encode(prompt);
@@ -79,7 +91,7 @@ export class LanguageModel {
         position += ids.length;
         // A model's vocabulary may be padded beyond the tokenizer's.
         const id = sampleToken(logits.subarray(0, tokenizer.vocabSize), sampling, draws.uniform(n));
-        if (id === tokenizer.eosId) break;
+        if (id === tokenizer.eosId || this.defaults.eosIds?.includes(id)) break;
         options.onToken?.(id);
         const piece = filter.push(text.push(id));
         if (piece !== "") yield piece;

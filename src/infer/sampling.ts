@@ -15,9 +15,15 @@ export interface SamplingOptions {
 
 export const samplingDefaults: Required<SamplingOptions> = { temperature: 1, topK: 0, topP: 1, minP: 0 };
 
-/** @throws UsageError naming the option that is out of bounds. */
-export function checkSampling(options: SamplingOptions): Required<SamplingOptions> {
-  const all = { ...samplingDefaults, ...withoutUndefined(options) };
+/**
+ * Complete options.
+ * @param model what the model asks for where the options are silent. @throws UsageError naming what is out of bounds.
+ */
+export function checkSampling(
+  options: SamplingOptions,
+  model: SamplingOptions = {},
+): Required<SamplingOptions> {
+  const all = { ...samplingDefaults, ...withoutUndefined(model), ...withoutUndefined(options) };
   const fail = (name: string, must: string, value: number) => {
     throw new UsageError(`${name} must be ${must}, not ${value}.`);
   };

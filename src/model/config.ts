@@ -1,7 +1,7 @@
 // The configuration of a model: the keys of a qwen3_moe `config.json`, with the extra ones of this project. One
 // table says everything about a key: its default, its type, its meaning. Parsing, checking, help and docs read it.
 
-import { nearest, UsageError } from "../errors.ts";
+import { nearest, quote, UsageError } from "../errors.ts";
 import { type Activation, activations } from "../kernels/activation.ts";
 
 /** Keys as on disk, hence snake_case. Counts unless said otherwise. */
@@ -112,18 +112,17 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   const integer = (key: keyof ModelConfig, low: number, high = 2 ** 31) => {
     const value = config[key];
     if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
-      fail(`${key} must be an integer of at least ${low}, not ${JSON.stringify(value)}`);
+      fail(`${key} must be an integer of at least ${low}, not ${quote(value)}`);
     }
   };
   const nonNegative = (key: keyof ModelConfig) => {
     const value = config[key];
     if (typeof value !== "number" || !(value >= 0) || !Number.isFinite(value)) {
-      fail(`${key} must be a number of at least 0, not ${JSON.stringify(value)}`);
+      fail(`${key} must be a number of at least 0, not ${quote(value)}`);
     }
   };
   const boolean = (key: keyof ModelConfig) => {
-    if (typeof config[key] !== "boolean")
-      fail(`${key} must be true or false, not ${JSON.stringify(config[key])}`);
+    if (typeof config[key] !== "boolean") fail(`${key} must be true or false, not ${quote(config[key])}`);
   };
   for (const key of [
     "vocab_size",
@@ -152,10 +151,8 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   }
   if (config.sliding_window !== null) integer("sliding_window", 1);
   for (const key of ["qk_norm", "tie_word_embeddings", "norm_topk_prob"] as const) boolean(key);
-  if (!(config.hidden_act in activations)) {
-    fail(
-      `hidden_act must be one of ${Object.keys(activations).join(", ")}, not ${JSON.stringify(config.hidden_act)}`,
-    );
+  if (typeof config.hidden_act !== "string" || !Object.hasOwn(activations, config.hidden_act)) {
+    fail(`hidden_act must be one of ${Object.keys(activations).join(", ")}, not ${quote(config.hidden_act)}`);
   }
   integer("num_experts", 0);
   integer("shared_expert_intermediate_size", 0);
@@ -171,14 +168,14 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   const width = expertWidth(config);
   const kept = config.num_neurons_per_tok;
   if (kept !== null && (!Number.isInteger(kept) || kept < 1 || kept > width)) {
-    fail(
-      `num_neurons_per_tok must be an integer from 1 to the expert width ${width}, not ${JSON.stringify(kept)}`,
-    );
+    fail(`num_neurons_per_tok must be an integer from 1 to the expert width ${width}, not ${quote(kept)}`);
   }
   if (!Array.isArray(config.mlp_only_layers)) fail("mlp_only_layers must be a list of layer numbers");
   for (const layer of config.mlp_only_layers) {
     if (!Number.isInteger(layer) || layer < 0 || layer >= config.num_hidden_layers) {
-      fail(`mlp_only_layers names layer ${layer}, but layers go from 0 to ${config.num_hidden_layers - 1}`);
+      fail(
+        `mlp_only_layers names layer ${quote(layer)}, but layers go from 0 to ${config.num_hidden_layers - 1}`,
+      );
     }
   }
   for (const key of [
@@ -193,7 +190,8 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
   const { normalise, masked, ...others } = config.neuron_aux_loss ?? {};
   if (!["l1", "none"].includes(normalise)) fail("neuron_aux_loss.normalise must be l1 or none");
   if (!["all", "topk"].includes(masked)) fail("neuron_aux_loss.masked must be all or topk");
-  if (Object.keys(others).length > 0) fail(`neuron_aux_loss has an unknown key "${Object.keys(others)[0]}"`);
+  if (Object.keys(others).length > 0)
+    fail(`neuron_aux_loss has an unknown key ${quote(Object.keys(others)[0])}`);
 }
 
 /** F of the layers in which neurons are selected. */
