@@ -8,8 +8,8 @@ import type { WeightSource } from "../infer/storedWeights.ts";
 import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { WeightType } from "../kernels/stored.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
-import { storedParts } from "./modelFolder.ts";
-import { SafetensorsFile, type StoredDType, type TensorInfo } from "./safetensors.ts";
+import { SafetensorsFile, type StoredDType } from "./safetensors.ts";
+import { findPart, type StoredTensorPart, type TensorReader } from "./tensorNames.ts";
 
 /** What kernels read without conversion on the host. */
 const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
@@ -20,13 +20,26 @@ const bytesOf = (type: DType) => arrayTypes[type].BYTES_PER_ELEMENT;
 
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
-  readonly #file: SafetensorsFile;
+  readonly #file: TensorReader;
+  readonly #family: string | undefined;
   readonly #mapped: MappedFile | undefined;
   /** Where tensors arrive; reused, since fresh memory costs more than a copy. */
   #arrival = new Uint8Array(0);
 
-  /** Opens and checks a file. @param largeBytes files from this size on are mapped. @throws RunError if it is damaged. */
-  constructor(path: string, backend: Backend, { largeBytes = LARGE_BYTES } = {}) {
+  /** The tensor of all experts that was read last, since its parts are asked for one after the other. */
+  #fused: { name: string; values: Float32Array | Uint16Array } | undefined;
+
+  /**
+   * Opens and checks a file.
+   * @param largeBytes files from this size on are mapped. @param family whose names the tensors have.
+   * @throws RunError if it is damaged.
+   */
+  constructor(
+    path: string,
+    backend: Backend,
+    { largeBytes = LARGE_BYTES, family }: { largeBytes?: number; family?: string } = {},
+  ) {
+    this.#family = family;
     this.#backend = backend;
     this.#file = SafetensorsFile.open(path);
     try {
@@ -56,7 +69,17 @@ export class CheckpointSource implements WeightSource {
     return buffer;
   }
 
-  #read({ name, dtype, begin, end }: TensorInfo): Float32Array | Uint16Array {
+  #read(part: StoredTensorPart): Float32Array | Uint16Array {
+    const { name, begin, end } = part;
+    const whole = this.#file.tensors.get(name) ?? part;
+    if (whole.end - whole.begin === end - begin) return this.#readWhole(whole);
+    if (this.#fused?.name !== name) this.#fused = { name, values: this.#readWhole(whole).slice() };
+    const { values } = this.#fused;
+    const size = (whole.end - whole.begin) / values.length;
+    return values.subarray((begin - whole.begin) / size, (end - whole.begin) / size);
+  }
+
+  #readWhole({ name, dtype, begin, end }: StoredTensorPart): Float32Array | Uint16Array {
     const type = KERNEL_TYPES[dtype];
     if (!type) return this.#file.readFloat32(name);
     if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
@@ -72,20 +95,12 @@ export class CheckpointSource implements WeightSource {
     return KERNEL_TYPES[info.dtype] === type ? this.#view(type, info) : undefined;
   }
 
-  #find(spec: ParameterSpec, expert: number): TensorInfo {
-    const { name, shape } = storedParts(spec)[expert];
-    const info = this.#file.tensors.get(name);
-    if (!info) throw new RunError(`${this.#file.path} has no tensor "${name}"`);
-    if (info.shape.join() !== shape.join()) {
-      throw new RunError(
-        `${this.#file.path}: tensor ${name} has shape [${info.shape}], but config.json asks for [${shape}]`,
-      );
-    }
-    return info;
+  #find(spec: ParameterSpec, expert: number): StoredTensorPart {
+    return findPart(this.#file, spec, expert, this.#family);
   }
 
   /** A tensor in place; undefined where the file is not mapped or the tensor lies askew. */
-  #view(type: DType, { begin, end }: Pick<TensorInfo, "begin" | "end">): DeviceBuffer | undefined {
+  #view(type: DType, { begin, end }: Pick<StoredTensorPart, "begin" | "end">): DeviceBuffer | undefined {
     if (!this.#mapped || begin % bytesOf(type) !== 0 || end - begin > MAX_VIEW_BYTES) return undefined;
     if (end > this.#mapped.bytes) throw new RunError(`${this.#file.path} became shorter while it was read`);
     return this.#mapped.view(type, begin, (end - begin) / bytesOf(type));
@@ -103,7 +118,8 @@ export class CheckpointSource implements WeightSource {
     const begin = Math.min(...infos.map((info) => info.begin));
     const end = Math.max(...infos.map((info) => info.end));
     const size = bytesOf(type);
-    const fits = (info: TensorInfo) => KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
+    const fits = (info: StoredTensorPart) =>
+      KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
     if (!infos.every(fits)) return undefined;
     const buffer = this.#view(type, { begin, end });
     return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };

@@ -1,16 +1,17 @@
 // A model as a folder that others can read: config.json, model.safetensors, tokenizer.json, in the layout of a
 // qwen3_moe checkpoint (qwen3 where there are no experts), plus this project's extra keys. With K = F, q/k norm and no
-// shared expert it is such a checkpoint. Not here: other families, shards, other dtypes.
+// shared expert it is such a checkpoint. Not here: what the keys of other families mean (families.ts), shards.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { RunError, UsageError } from "../errors.ts";
-import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
+import { type ModelConfig, modelKeys, resolveModelConfig, withOverrides } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { writeFileAtomic } from "./atomic.ts";
+import { translateConfig } from "./families.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 
 /** Where part of a parameter lies on disk: elements `offset` to `offset + size` are tensor `name`. */
@@ -75,41 +76,22 @@ export function toStoredConfig(config: ModelConfig): Record<string, unknown> {
 export function readModelConfig(folder: string): ModelConfig {
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new UsageError(`${folder} is not a model folder: it has no config.json`);
-  const stored = readJson(path) as Record<string, unknown>;
-  const family = stored.model_type;
-  if (!["qwen3_moe", "qwen3", "mone"].includes(family as string)) {
-    throw new UsageError(
-      `${path}: model_type ${JSON.stringify(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
-    );
-  }
-  refuseUnsupported(stored, path);
-  const known = {
-    ...familyDefaults,
-    ...Object.fromEntries(modelKeys.filter((key) => key in stored).map((key) => [key, stored[key]])),
-  };
-  if (family === "qwen3") known.num_experts = 0;
-  else known.num_experts = stored.num_experts ?? stored.num_local_experts;
-  if (stored.use_sliding_window === false) known.sliding_window = null;
-  known.rope_theta ??= (stored.rope_parameters as { rope_theta?: number } | undefined)?.rope_theta ?? 10000;
-  return resolveModelConfig(known, path);
+  const { config, variant } = translateConfig(readJson(path) as Record<string, unknown>, path);
+  const known = Object.fromEntries(modelKeys.filter((key) => key in config).map((key) => [key, config[key]]));
+  return resolveModelConfig(known, path, variant);
 }
 
-/** Defaults of the families' classes in transformers, where they differ from those of new models here. */
-const familyDefaults: Record<string, unknown> = { tie_word_embeddings: false, norm_topk_prob: false };
-
-/** What these families may ask for and the decoder does not do: better no answer than a wrong one. */
-function refuseUnsupported(stored: Record<string, unknown>, path: string): void {
-  const scaling = (stored.rope_scaling ?? stored.rope_parameters ?? {}) as Record<string, unknown>;
-  const scalingType = scaling.rope_type ?? scaling.type ?? "default";
-  const wrong = [
-    scalingType !== "default" && `rotary scaling "${scalingType}"`,
-    stored.attention_bias === true && "attention_bias",
-    (stored.decoder_sparse_step ?? 1) !== 1 && "decoder_sparse_step other than 1",
-    stored.use_sliding_window === true &&
-      (stored.max_window_layers ?? 0) !== 0 &&
-      "a sliding window in some layers only",
-  ].find((problem) => problem !== false);
-  if (wrong) throw new UsageError(`${path}: ${wrong} is not supported yet; use a checkpoint without it`);
+/**
+ * The tokens that end a text: `eos_token_id` of generation_config.json, else of config.json; an integer or a list.
+ */
+export function readEosIds(folder: string): number[] {
+  for (const name of ["generation_config.json", "config.json"]) {
+    const path = join(folder, name);
+    if (!existsSync(path)) continue;
+    const ids = (readJson(path) as { eos_token_id?: number | number[] | null }).eos_token_id;
+    if (ids !== undefined && ids !== null) return [ids].flat();
+  }
+  return [];
 }
 
 /** Reads tokenizer.json. @throws UsageError if it is missing or of another kind. */
@@ -159,10 +141,13 @@ export function openModel(
   backend: Backend,
   overrides: Partial<ModelConfig> = {},
 ): Transformer {
-  const config = resolveModelConfig(
-    { ...readModelConfig(folder), ...overrides },
-    join(folder, "config.json"),
-  );
+  const path = join(folder, "config.json");
+  const config = withOverrides(readModelConfig(folder), overrides, path);
+  if (config.variant) {
+    throw new UsageError(
+      `${path}: a model of the family ${config.variant.family} with such settings can be run, but not trained here`,
+    );
+  }
   const model = new Transformer(config, backend);
   loadParameters(model, folder);
   return model;

@@ -26,10 +26,21 @@ export class LanguageModel {
   readonly model: Transformer;
   readonly tokenizer: Tokenizer;
   readonly #bf16: boolean;
+  readonly #eosIds: ReadonlySet<number>;
   readonly #onClose: () => void;
 
-  /** @param onClose called by `close` after the model's memory is free, e.g. to close the backend. */
-  constructor(model: Transformer, tokenizer: Tokenizer, { bf16 = false, onClose = () => {} } = {}) {
+  /**
+   * @param eosIds tokens that end a text besides the tokenizer's own. @param onClose called by `close` after the model's memory is free, e.g. to close the backend.
+   */
+  constructor(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    {
+      bf16 = false,
+      eosIds = [],
+      onClose = () => {},
+    }: { bf16?: boolean; eosIds?: readonly number[]; onClose?: () => void } = {},
+  ) {
     if (tokenizer.vocabSize > model.config.vocab_size) {
       throw new UsageError(
         `the tokenizer has ${tokenizer.vocabSize} tokens, but the model knows ${model.config.vocab_size} only`,
@@ -38,6 +49,7 @@ export class LanguageModel {
     this.model = model;
     this.tokenizer = tokenizer;
     this.#bf16 = bf16;
+    this.#eosIds = new Set(eosIds);
     this.#onClose = onClose;
   }
 
@@ -79,7 +91,7 @@ export class LanguageModel {
         position += ids.length;
         // A model's vocabulary may be padded beyond the tokenizer's.
         const id = sampleToken(logits.subarray(0, tokenizer.vocabSize), sampling, draws.uniform(n));
-        if (id === tokenizer.eosId) break;
+        if (id === tokenizer.eosId || this.#eosIds.has(id)) break;
         options.onToken?.(id);
         const piece = filter.push(text.push(id));
         if (piece !== "") yield piece;
