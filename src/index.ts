@@ -17,6 +17,13 @@ export { type RandomCheckpointOptions, writeRandomCheckpoint } from "./checkpoin
 export { RunError, UsageError } from "./errors.ts";
 export { Decoder, type DecoderOptions, type Rows } from "./infer/decoder.ts";
 export { type GenerateOptions, LanguageModel } from "./infer/languageModel.ts";
+export {
+  type LayerRouting,
+  type LogitsOptions,
+  pooledBalanceLoss,
+  type TextLogits,
+  textLogits,
+} from "./infer/logits.ts";
 export { createRandomModel } from "./infer/randomModel.ts";
 export type { WeightFormat } from "./infer/storedWeights.ts";
 export { type ModelConfig, modelDefaults } from "./model/config.ts";

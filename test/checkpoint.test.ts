@@ -127,13 +127,17 @@ test("a model folder is read back with the same weights and configuration", asyn
     return () => writeFileSync(path, JSON.stringify(stored));
   };
   const cases: [object, new () => Error, RegExp][] = [
-    [{ model_type: "gpt2" }, UsageError as never, /"gpt2" is not supported; supported are qwen3_moe/],
     [
-      { rope_scaling: { rope_type: "yarn", factor: 4 } },
+      { model_type: "gpt2" },
       UsageError as never,
-      /rotary scaling "yarn" is not supported/,
+      /"gpt2" is not supported; supported are olmoe, .*qwen3_moe/,
     ],
-    [{ attention_bias: true }, UsageError as never, /attention_bias/],
+    [
+      { rope_scaling: { rope_type: "longrope", factor: 4 } },
+      UsageError as never,
+      /rotary scaling "longrope" is not supported/,
+    ],
+    [{ attention_bias: true }, UsageError as never, /can be run, but not trained/],
     [
       { moe_intermediate_size: 16 },
       RunError as never,

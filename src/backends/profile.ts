@@ -72,6 +72,13 @@ export const phaseOf: Readonly<Record<KernelName, Phase>> = {
   encodeInt8: "loading",
   transposeF32: "loading",
   transposeBf16: "loading",
+  rowPart: "attention",
+  latentKeyValue: "attention",
+  ropeInterleaved: "attention",
+  addBias: "norms",
+  addGated: "norms",
+  clip: "norms",
+  routerGroups: "routing",
   probeRead: "probe",
   probeMultiply: "probe",
 };

@@ -8,9 +8,9 @@ import type { WeightSource } from "../infer/storedWeights.ts";
 import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { WeightType } from "../kernels/stored.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
-import { storedParts } from "./modelFolder.ts";
 import type { StoredDType } from "./safetensors.ts";
 import { type PlacedTensor, TensorFiles } from "./tensorFiles.ts";
+import { findPart } from "./tensorNames.ts";
 
 /** What kernels read without conversion on the host. */
 const KERNEL_TYPES: Partial<Record<StoredDType, WeightType>> = { F32: "f32", BF16: "bf16" };
@@ -22,16 +22,25 @@ const bytesOf = (type: DType) => arrayTypes[type].BYTES_PER_ELEMENT;
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
   readonly #files: TensorFiles;
+  readonly #family: string | undefined;
   /** Files in memory, by path. */
   readonly #mapped = new Map<string, MappedFile>();
   /** Where tensors arrive; reused, since fresh memory costs more than a copy. */
   #arrival = new Uint8Array(0);
+  /** The tensor of all experts that was read last, since its parts are asked for one after the other. */
+  #fused: { name: string; values: Float32Array | Uint16Array } | undefined;
 
   /**
    * Opens and checks a model folder's tensors.
-   * @param largeBytes files are mapped if they have so many bytes together. @throws RunError if one is damaged.
+   * @param largeBytes files are mapped if they have so many bytes together. @param family whose names the tensors have.
+   * @throws RunError if one is damaged.
    */
-  constructor(folder: string, backend: Backend, { largeBytes = LARGE_BYTES } = {}) {
+  constructor(
+    folder: string,
+    backend: Backend,
+    { largeBytes = LARGE_BYTES, family }: { largeBytes?: number; family?: string } = {},
+  ) {
+    this.#family = family;
     this.#backend = backend;
     this.#files = TensorFiles.open(folder);
     if (this.#files.bytes < largeBytes || !backend.map) return;
@@ -64,7 +73,17 @@ export class CheckpointSource implements WeightSource {
     return buffer;
   }
 
-  #read({ name, dtype, begin, end }: PlacedTensor): Float32Array | Uint16Array {
+  #read(part: PlacedTensor): Float32Array | Uint16Array {
+    const { name, begin, end } = part;
+    const whole = this.#files.tensors.get(name) ?? part;
+    if (whole.end - whole.begin === end - begin) return this.#readWhole(whole);
+    if (this.#fused?.name !== name) this.#fused = { name, values: this.#readWhole(whole).slice() };
+    const { values } = this.#fused;
+    const size = (whole.end - whole.begin) / values.length;
+    return values.subarray((begin - whole.begin) / size, (end - whole.begin) / size);
+  }
+
+  #readWhole({ name, dtype, begin, end }: PlacedTensor): Float32Array | Uint16Array {
     const type = KERNEL_TYPES[dtype];
     if (!type) return this.#files.readFloat32(name);
     if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
@@ -81,15 +100,7 @@ export class CheckpointSource implements WeightSource {
   }
 
   #find(spec: ParameterSpec, expert: number): PlacedTensor {
-    const { name, shape } = storedParts(spec)[expert];
-    const info = this.#files.tensors.get(name);
-    if (!info) throw new RunError(`${this.#files.path} has no tensor "${name}"`);
-    if (info.shape.join() !== shape.join()) {
-      throw new RunError(
-        `${info.file}: tensor ${name} has shape [${info.shape}], but config.json asks for [${shape}]`,
-      );
-    }
-    return info;
+    return findPart(this.#files, spec, expert, this.#family);
   }
 
   /** A tensor in place; undefined where its file is not mapped or it lies askew. */

@@ -13,7 +13,7 @@ export interface ChatMessage {
   readonly content: string;
 }
 
-/** Reads generation_config.json; `{}` where there is none. @throws RunError for damage, UsageError for odd values. */
+/** Reads generation_config.json; ends of text that it does not name are those of config.json. @throws RunError for damage, UsageError for odd values. */
 export function readGenerationDefaults(folder: string): GenerationDefaults {
   const path = join(folder, "generation_config.json");
   const stored = readObject(path) ?? {};
@@ -22,7 +22,7 @@ export function readGenerationDefaults(folder: string): GenerationDefaults {
     if (value === undefined || typeof value === "number") return value as number | undefined;
     throw new UsageError(`${path}: ${key} must be a number, not ${quote(value)}`);
   };
-  const eos = stored.eos_token_id ?? [];
+  const eos = stored.eos_token_id ?? readObject(join(folder, "config.json"))?.eos_token_id ?? [];
   const eosIds: unknown[] = Array.isArray(eos) ? eos : [eos];
   if (!eosIds.every((id) => Number.isInteger(id) && (id as number) >= 0)) {
     throw new UsageError(

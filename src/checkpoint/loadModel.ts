@@ -7,7 +7,7 @@ import { openBackend } from "../backends/cpu.ts";
 import { UsageError } from "../errors.ts";
 import { LanguageModel } from "../infer/languageModel.ts";
 import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/storedWeights.ts";
-import { expertWidth, type ModelConfig, resolveModelConfig } from "../model/config.ts";
+import { expertWidth, type ModelConfig, withOverrides } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
 import { readGenerationDefaults } from "./generation.ts";
@@ -67,10 +67,13 @@ function bestStep(trainerPath: string): number | undefined {
   }
 }
 
-/** K for a share or a count of an expert width. @throws UsageError if it is out of bounds. */
+/**
+ * K for a share or a count of an expert width; a share is rounded up.
+ * @throws UsageError if it is out of bounds.
+ */
 export function resolveNeurons(neurons: number, config: ModelConfig): number {
   const width = expertWidth(config);
-  const kept = neurons <= 1 ? Math.max(1, Math.round(neurons * width)) : neurons;
+  const kept = neurons <= 1 ? Math.max(1, Math.ceil(neurons * width - 1e-9)) : neurons;
   if (!(neurons > 0) || !Number.isInteger(kept) || kept > width) {
     throw new UsageError(
       `neurons must be a share above 0 and at most 1, or a count from 2 to the expert width ${width}, not ${neurons}`,
@@ -91,8 +94,8 @@ export function openStoredModel(
   overrides: Partial<ModelConfig> = {},
   stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
-  const config = resolveModelConfig({ ...stored, ...overrides }, join(folder, "config.json"));
-  const source = new CheckpointSource(folder, backend, { largeBytes });
+  const config = withOverrides(stored, overrides, join(folder, "config.json"));
+  const source = new CheckpointSource(folder, backend, { largeBytes, family: config.variant?.family });
   const halves = ["BF16", "F16"].includes(source.mainType);
   const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
   const options = { type: weightTypeOf(format), onProgress };

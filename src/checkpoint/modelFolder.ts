@@ -1,16 +1,17 @@
 // A model as a folder that others can read: config.json, model.safetensors, tokenizer.json, in the layout of a
 // qwen3_moe checkpoint (qwen3 where there are no experts), plus this project's extra keys. With K = F, q/k norm and no
-// shared expert it is such a checkpoint. Not here: other families, shards, other dtypes.
+// shared expert it is such a checkpoint. Not here: what the keys of other families mean (families.ts), shards.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
-import { quote, RunError, UsageError } from "../errors.ts";
-import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
+import { RunError, UsageError } from "../errors.ts";
+import { type ModelConfig, modelKeys, resolveModelConfig, withOverrides } from "../model/config.ts";
 import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { translateConfig } from "./families.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { isObject, parseStrictJson } from "./strictJson.ts";
 import { TensorFiles } from "./tensorFiles.ts";
@@ -80,41 +81,9 @@ export function readModelConfig(folder: string): ModelConfig {
   const stored = readJson(path, 32);
   if (!isObject(stored))
     throw new UsageError(`${path} is no JSON object: restore the file or use another checkpoint`);
-  const family = stored.model_type;
-  if (!["qwen3_moe", "qwen3", "mone"].includes(family as string)) {
-    throw new UsageError(
-      `${path}: model_type ${quote(family)} is not supported; supported are qwen3_moe, qwen3 and mone`,
-    );
-  }
-  refuseUnsupported(stored, path);
-  const known = {
-    ...familyDefaults,
-    ...Object.fromEntries(modelKeys.filter((key) => key in stored).map((key) => [key, stored[key]])),
-  };
-  if (family === "qwen3") known.num_experts = 0;
-  else known.num_experts = stored.num_experts ?? stored.num_local_experts;
-  if (stored.use_sliding_window === false) known.sliding_window = null;
-  known.rope_theta ??=
-    (stored.rope_parameters as { rope_theta?: number } | null | undefined)?.rope_theta ?? 10000;
-  return resolveModelConfig(known, path);
-}
-
-/** Defaults of the families' classes in transformers, where they differ from those of new models here. */
-const familyDefaults: Record<string, unknown> = { tie_word_embeddings: false, norm_topk_prob: false };
-
-/** What these families may ask for and the decoder does not do: better no answer than a wrong one. */
-function refuseUnsupported(stored: Record<string, unknown>, path: string): void {
-  const scaling = (stored.rope_scaling ?? stored.rope_parameters ?? {}) as Record<string, unknown>;
-  const scalingType = scaling.rope_type ?? scaling.type ?? "default";
-  const wrong = [
-    scalingType !== "default" && `rotary scaling ${quote(scalingType)}`,
-    stored.attention_bias === true && "attention_bias",
-    (stored.decoder_sparse_step ?? 1) !== 1 && "decoder_sparse_step other than 1",
-    stored.use_sliding_window === true &&
-      (stored.max_window_layers ?? 0) !== 0 &&
-      "a sliding window in some layers only",
-  ].find((problem) => problem !== false);
-  if (wrong) throw new UsageError(`${path}: ${wrong} is not supported yet; use a checkpoint without it`);
+  const { config, variant } = translateConfig(stored, path);
+  const known = Object.fromEntries(modelKeys.filter((key) => key in config).map((key) => [key, config[key]]));
+  return resolveModelConfig(known, path, variant);
 }
 
 /** Reads tokenizer.json. @throws UsageError if it is missing or of another kind. */
@@ -175,10 +144,13 @@ export function openModel(
   backend: Backend,
   overrides: Partial<ModelConfig> = {},
 ): Transformer {
-  const config = resolveModelConfig(
-    { ...readModelConfig(folder), ...overrides },
-    join(folder, "config.json"),
-  );
+  const path = join(folder, "config.json");
+  const config = withOverrides(readModelConfig(folder), overrides, path);
+  if (config.variant) {
+    throw new UsageError(
+      `${path}: a model of the family ${config.variant.family} with such settings can be run, but not trained here`,
+    );
+  }
   const model = new Transformer(config, backend);
   loadParameters(model, folder);
   return model;

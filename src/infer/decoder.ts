@@ -11,7 +11,7 @@ import {
   storeKeyValueBf16,
   storeKeyValueF32,
 } from "../kernels/cachedAttention.ts";
-import type { Attend, Transformer } from "../model/transformer.ts";
+import type { Attend, ForwardOptions, Transformer } from "../model/transformer.ts";
 import { embedding, linear } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -94,9 +94,7 @@ export class Decoder {
    */
   async run(entries: readonly Rows[]): Promise<Float32Array> {
     const step = this.#layOut(entries);
-    if (step.positions.some((position) => position >= this.maxPositions)) {
-      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
-    }
+    this.#checkLength(step);
     const { backend } = this.model;
     if (step.last.length === step.ids.length) {
       const logits = this.#repeated(step);
@@ -108,6 +106,36 @@ export class Decoder {
       return (await backend.read(logits.buffer, 0, logits.size)) as Float32Array;
     } finally {
       tape.release();
+    }
+  }
+
+  /**
+   * Logits of every row of all entries in their order, [rows, V], on the host; else as `run`.
+   * @param onRouting told how each sparse layer routes. What it keeps on the tape is read by `read`, which is called
+   *   before the tape is released.
+   */
+  async runAll(
+    entries: readonly Rows[],
+    { onRouting, read }: { onRouting?: ForwardOptions["onRouting"]; read?: () => Promise<void> } = {},
+  ): Promise<Float32Array> {
+    const step = this.#layOut(entries);
+    this.#checkLength(step);
+    const { backend } = this.model;
+    const tape = new Tape(backend, { recording: false });
+    try {
+      const all = Uint32Array.from(step.ids.keys());
+      const logits = this.#logits(tape, { ...step, last: all }, onRouting);
+      const values = (await backend.read(logits.buffer, 0, logits.size)) as Float32Array;
+      await read?.();
+      return values;
+    } finally {
+      tape.release();
+    }
+  }
+
+  #checkLength({ positions }: Step): void {
+    if (positions.some((position) => position >= this.maxPositions)) {
+      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
     }
   }
 
@@ -156,12 +184,16 @@ export class Decoder {
   }
 
   /** Enqueues a step. The tape owns the result. */
-  #logits(tape: Tape, { ids, slots, positions, last }: Step): Tensor {
+  #logits(
+    tape: Tape,
+    { ids, slots, positions, last }: Step,
+    onRouting?: ForwardOptions["onRouting"],
+  ): Tensor {
     const { model } = this;
     const column = (values: Uint32Array) => tape.constant(values, [values.length]);
     const positionsTensor = column(positions);
     const attend = this.#attend(column(slots), positionsTensor);
-    const options = { attend, bf16: this.bf16, balance: false, kept: this.kept };
+    const options = { attend, bf16: this.bf16, balance: false, kept: this.kept, onRouting };
     const { hidden } = model.forward(tape, column(ids), positionsTensor, options);
     const lastRows = last.length === ids.length ? hidden : embedding(tape, column(last), hidden);
     return linear(tape, lastRows, model.head, this.bf16);
@@ -174,6 +206,9 @@ export class Decoder {
     const { slots: cacheSlots, maxPositions } = this;
     const shape = { rows: slots.size, cacheSlots, maxPositions, kvHeads, headDim };
     const halves = this.cacheType === "bf16";
+    const scale = config.variant?.attentionScale ?? headDim ** -0.5;
+    const windowOf = (layer: number) =>
+      (config.variant?.windowLayers?.includes(layer) ?? true) ? (config.sliding_window ?? 0) : 0;
     return (tape, layer, q, k, v) => {
       const cache = { keys: this.#keys[layer], values: this.#values[layer] };
       const rows = { slots: slots.buffer, positions: positions.buffer };
@@ -183,7 +218,7 @@ export class Decoder {
       return tape.infer(
         halves ? cachedAttentionBf16 : cachedAttentionF32,
         { q, keys, values, slots, positions },
-        { ...shape, heads, window: config.sliding_window ?? 0, scale: headDim ** -0.5 },
+        { ...shape, heads, window: windowOf(layer), scale },
         { o: q.shape },
       ).o;
     };

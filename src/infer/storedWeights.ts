@@ -76,6 +76,8 @@ export function createStoredWeights(
   { type, onProgress }: StoreOptions,
 ): StoredWeights {
   const specs = parameterSpecs(config);
+  /** Networks with biases are computed product by product, so their matrices stay as they are. */
+  const biased = config.variant?.mlpBias === true;
   const total = specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   let done = 0;
   const advance = (elements: number) => {
@@ -87,13 +89,13 @@ export function createStoredWeights(
   const networks = new Map<string, Network>();
   try {
     for (const spec of specs) {
-      const projection = spec.name.match(PROJECTION);
+      const projection = biased ? null : spec.name.match(PROJECTION);
       if (projection) {
         addProjection(networks, projection[1], projection[2] as "gate" | "up" | "down", spec);
       } else {
         weights.set(
           spec.name,
-          spec.init === "ones" ? store.vector(spec) : store.matrix(spec, matrixType(spec, type)),
+          spec.shape.length === 1 ? store.vector(spec) : store.matrix(spec, matrixType(spec, type)),
         );
         advance(sizeOf(spec.shape));
       }
@@ -121,9 +123,9 @@ export function createStoredWeights(
   }
 }
 
-/** Routers stay f32: a rounding there would change which expert is chosen. */
+/** Routers stay f32: a rounding there would change which expert is chosen. So does the row that gates a shared expert. */
 function matrixType({ name }: ParameterSpec, type: WeightType): WeightType {
-  return name.endsWith(".mlp.gate.weight") ? "f32" : type;
+  return /\.mlp\.(gate|shared_expert_gate)\.weight$/.test(name) ? "f32" : type;
 }
 
 /** Adds one of a network's three matrices. */
@@ -153,7 +155,7 @@ class Store {
     this.#type = type;
   }
 
-  /** A norm's weights, as f32. */
+  /** A norm's weights or a bias, as f32. */
   vector(spec: ParameterSpec): Tensor {
     return new Tensor(this.#matrixBuffer(spec, "f32").buffer, spec.shape);
   }

@@ -14,6 +14,7 @@ import { combine, dispatch } from "./dispatch.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
 import { copyBf16, decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
+import { latentKeyValue, ropeInterleaved, rowPart } from "./latent.ts";
 import {
   groupedLinear,
   groupedLinearGradInput,
@@ -37,6 +38,7 @@ import {
   storedRowsF32,
   storedRowsInt8,
 } from "./storedLinear.ts";
+import { addBias, addGated, clip, routerGroups } from "./variants.ts";
 
 /** Every kernel under its own name. */
 export const catalogue = {
@@ -90,6 +92,13 @@ export const catalogue = {
   encodeInt8,
   transposeF32,
   transposeBf16,
+  rowPart,
+  latentKeyValue,
+  ropeInterleaved,
+  addBias,
+  addGated,
+  clip,
+  routerGroups,
   probeRead,
   probeMultiply,
 } as const;

@@ -3,6 +3,7 @@
 
 import { nearest, quote, UsageError } from "../errors.ts";
 import { type Activation, activations } from "../kernels/activation.ts";
+import type { ModelVariant } from "./variant.ts";
 
 /** Keys as on disk, hence snake_case. Counts unless said otherwise. */
 export interface ModelConfig {
@@ -44,10 +45,12 @@ export interface ModelConfig {
   neuron_aux_loss: { normalise: "l1" | "none"; masked: "all" | "topk" };
   /** Standard deviation of initial weights. */
   initializer_range: number;
+  /** What a family does differently from models of our own; no key on disk. Such models run, but do not train. */
+  readonly variant?: ModelVariant;
 }
 
 /** The numbers that are left open are derived from others by `resolveModelConfig`. */
-export const modelDefaults: ModelConfig = {
+export const modelDefaults: Omit<ModelConfig, "variant"> = {
   vocab_size: 256,
   hidden_size: 256,
   num_hidden_layers: 6,
@@ -75,15 +78,20 @@ export const modelDefaults: ModelConfig = {
   initializer_range: 0.02,
 };
 
-export const modelKeys = Object.keys(modelDefaults) as (keyof ModelConfig)[];
+export const modelKeys = Object.keys(modelDefaults) as (keyof typeof modelDefaults)[];
 
 /**
  * A complete, checked configuration from a partial one. `num_key_value_heads` defaults to the query heads and
  * `head_dim` to hidden_size / heads.
  * @param where named in error messages, e.g. the file the configuration came from.
+ * @param variant what the model's family does differently.
  * @throws UsageError for an unknown key (with the nearest known one) or values that cannot work together.
  */
-export function resolveModelConfig(partial: Readonly<Record<string, unknown>>, where = "model"): ModelConfig {
+export function resolveModelConfig(
+  partial: Readonly<Record<string, unknown>>,
+  where = "model",
+  variant?: ModelVariant,
+): ModelConfig {
   for (const key of Object.keys(partial)) {
     if (!(modelKeys as string[]).includes(key)) {
       const suggestion = nearest(key, modelKeys);
@@ -97,11 +105,21 @@ export function resolveModelConfig(partial: Readonly<Record<string, unknown>>, w
     ...modelDefaults,
     ...given,
     neuron_aux_loss: { ...modelDefaults.neuron_aux_loss, ...given.neuron_aux_loss },
+    ...(variant && { variant }),
   };
   if (given.num_key_value_heads === undefined) config.num_key_value_heads = config.num_attention_heads;
   if (given.head_dim === undefined) config.head_dim = config.hidden_size / config.num_attention_heads;
   checkModelConfig(config, where);
   return config;
+}
+
+/** A configuration with other values for some keys. @throws UsageError as `resolveModelConfig`. */
+export function withOverrides(
+  { variant, ...config }: ModelConfig,
+  overrides: Partial<Omit<ModelConfig, "variant">>,
+  where: string,
+): ModelConfig {
+  return resolveModelConfig({ ...config, ...overrides }, where, variant);
 }
 
 /** @throws UsageError naming the first value that cannot work. */

@@ -11,11 +11,63 @@ export interface ParameterSpec {
   readonly init: number | "ones";
 }
 
+/** Attention of one layer, after its norm. */
+function attentionSpecs(config: ModelConfig, at: string, residual: number): ParameterSpec[] {
+  const { hidden_size: D, head_dim: C, initializer_range: std, variant } = config;
+  const heads = config.num_attention_heads;
+  const [queries, keys] = [heads * C, config.num_key_value_heads * C];
+  const matrix = (name: string, rows: number, width: number, init = std): ParameterSpec => ({
+    name: `${at}.${name}.weight`,
+    shape: [rows, width],
+    init,
+  });
+  const norm = (name: string, width: number): ParameterSpec => ({
+    name: `${at}.${name}.weight`,
+    shape: [width],
+    init: "ones",
+  });
+  const bias = (name: string, width: number): ParameterSpec => ({
+    name: `${at}.${name}.bias`,
+    shape: [width],
+    init: 0,
+  });
+  const outputBias = variant?.outputBias ? [bias("o_proj", D)] : [];
+  if (variant?.latent) {
+    const { queryRank, rank, plain, value } = variant.latent;
+    const compressed = rank + C - plain;
+    return [
+      ...(queryRank === null
+        ? [matrix("q_proj", queries, D)]
+        : [
+            matrix("q_a_proj", queryRank, D),
+            ...(variant.qkvBias ? [bias("q_a_proj", queryRank)] : []),
+            norm("q_a_layernorm", queryRank),
+            matrix("q_b_proj", queries, queryRank),
+          ]),
+      matrix("kv_a_proj_with_mqa", compressed, D),
+      ...(variant.qkvBias ? [bias("kv_a_proj_with_mqa", compressed)] : []),
+      norm("kv_a_layernorm", rank),
+      matrix("kv_b_proj", heads * (plain + value), rank),
+      matrix("o_proj", D, heads * value, residual),
+      ...outputBias,
+    ];
+  }
+  const biases = [bias("q_proj", queries), bias("k_proj", keys), bias("v_proj", keys)];
+  const whole = variant?.wholeQkNorm;
+  return [
+    matrix("q_proj", queries, D),
+    matrix("k_proj", keys, D),
+    matrix("v_proj", keys, D),
+    matrix("o_proj", D, queries, residual),
+    ...(variant?.qkvBias ? biases : []),
+    ...outputBias,
+    ...(config.qk_norm ? [norm("q_norm", whole ? queries : C), norm("k_norm", whole ? keys : C)] : []),
+  ];
+}
+
 /** All parameters in a fixed order. */
 export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
-  const { hidden_size: D, head_dim: C, vocab_size: V, initializer_range: std } = config;
-  const queries = config.num_attention_heads * C;
-  const keys = config.num_key_value_heads * C;
+  const { hidden_size: D, vocab_size: V, initializer_range: std } = config;
   // Projections back into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
   const residual = std / Math.sqrt(2 * config.num_hidden_layers);
   const specs: ParameterSpec[] = [{ name: "model.embed_tokens.weight", shape: [V, D], init: std }];
@@ -30,18 +82,9 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
     const at = `model.layers.${layer}`;
     specs.push(
       { name: `${at}.input_layernorm.weight`, shape: [D], init: "ones" },
-      { name: `${at}.self_attn.q_proj.weight`, shape: [queries, D], init: std },
-      { name: `${at}.self_attn.k_proj.weight`, shape: [keys, D], init: std },
-      { name: `${at}.self_attn.v_proj.weight`, shape: [keys, D], init: std },
-      { name: `${at}.self_attn.o_proj.weight`, shape: [D, queries], init: residual },
+      ...attentionSpecs(config, `${at}.self_attn`, residual),
+      { name: `${at}.post_attention_layernorm.weight`, shape: [D], init: "ones" },
     );
-    if (config.qk_norm) {
-      specs.push(
-        { name: `${at}.self_attn.q_norm.weight`, shape: [C], init: "ones" },
-        { name: `${at}.self_attn.k_norm.weight`, shape: [C], init: "ones" },
-      );
-    }
-    specs.push({ name: `${at}.post_attention_layernorm.weight`, shape: [D], init: "ones" });
     if (isSparseLayer(config, layer)) {
       const { num_experts: E, moe_intermediate_size: F } = config;
       specs.push(
@@ -52,9 +95,19 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
       );
       if (config.shared_expert_intermediate_size > 0) {
         mlp(`${at}.mlp.shared_expert`, config.shared_expert_intermediate_size);
+        if (config.variant?.sharedGate) {
+          specs.push({ name: `${at}.mlp.shared_expert_gate.weight`, shape: [1, D], init: std });
+        }
       }
     } else {
       mlp(`${at}.mlp`, config.intermediate_size);
+      if (config.variant?.mlpBias) {
+        specs.push(
+          { name: `${at}.mlp.gate_proj.bias`, shape: [config.intermediate_size], init: 0 },
+          { name: `${at}.mlp.up_proj.bias`, shape: [config.intermediate_size], init: 0 },
+          { name: `${at}.mlp.down_proj.bias`, shape: [D], init: 0 },
+        );
+      }
     }
   }
   specs.push({ name: "model.norm.weight", shape: [D], init: "ones" });

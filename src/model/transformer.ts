@@ -6,10 +6,12 @@
 import type { Backend } from "../backends/backend.ts";
 import { denseExpert } from "../mone/expert.ts";
 import { type LayerOutput, mixtureLayer } from "../mone/layer.ts";
+import type { Routing } from "../mone/router.ts";
 import { RandomStream } from "../random.ts";
-import { add, embedding, linear, rmsNorm, rope, type StoredExperts } from "../tensor/ops.ts";
+import { add, addGated, embedding, linear, rmsNorm, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import { Parameter, sizeOf, Tensor } from "../tensor/tensor.ts";
+import { attentionBlock } from "./attention.ts";
 import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
@@ -27,6 +29,8 @@ export interface ForwardOptions {
   readonly kept?: number;
   /** Forget a layer's intermediates after its forward pass, and compute them again for the backward pass. */
   readonly recompute?: boolean;
+  /** Told how each sparse layer routes, to keep what it wants of it on the tape. */
+  readonly onRouting?: (tape: Tape, layer: number, routing: Routing) => void;
 }
 
 /** What leaves a layer: the residual stream, and the balance of its experts. */
@@ -78,12 +82,10 @@ export class Transformer {
         new Parameter(name, backend.allocate("f32", sizeOf(shape)), shape, init !== "ones"),
       ]),
     );
-    const positions = config.max_position_embeddings;
-    this.#ropeTable = new Tensor(backend.allocate("f32", positions * config.head_dim), [
-      positions,
-      config.head_dim,
-    ]);
-    backend.write(this.#ropeTable.buffer, ropeTable(positions, config.head_dim, config.rope_theta));
+    const { max_position_embeddings: positions, head_dim, rope_theta, variant } = config;
+    const rotated = variant?.latent ? head_dim - variant.latent.plain : head_dim;
+    this.#ropeTable = new Tensor(backend.allocate("f32", positions * rotated), [positions, rotated]);
+    backend.write(this.#ropeTable.buffer, ropeTable(positions, rotated, rope_theta, variant?.ropeScaling));
   }
 
   /** Whether the weights are stored in fewer bits than f32. */
@@ -155,23 +157,23 @@ export class Transformer {
     positions: Tensor,
     { attend, bf16 }: ForwardOptions,
   ): Tensor {
-    const at = `model.layers.${layer}.self_attn`;
-    const normed = this.#norm(tape, x, `model.layers.${layer}.input_layernorm`);
-    const project = (name: string) => linear(tape, normed, this.weight(`${at}.${name}_proj.weight`), bf16);
-    const rotate = (name: "q" | "k") => {
-      const projected = project(name);
-      const ready = this.config.qk_norm ? this.#norm(tape, projected, `${at}.${name}_norm`) : projected;
-      return rope(tape, ready, this.#ropeTable, positions);
+    const at = `model.layers.${layer}`;
+    const block = {
+      config: this.config,
+      bf16,
+      positions,
+      ropeTable: this.#ropeTable,
+      weight: (name: string) => this.weight(`${at}.self_attn.${name}`),
+      attend: (q: Tensor, k: Tensor, v: Tensor) => attend(tape, layer, q, k, v),
     };
-    const attended = attend(tape, layer, rotate("q"), rotate("k"), project("v"));
-    return linear(tape, attended, this.weight(`${at}.o_proj.weight`), bf16);
+    return attentionBlock(tape, this.#norm(tape, x, `${at}.input_layernorm`), block);
   }
 
   #feedForward(
     tape: Tape,
     layer: number,
     x: Tensor,
-    { bf16, balance, kept: keptByCaller }: ForwardOptions,
+    { bf16, balance, kept: keptByCaller, onRouting }: ForwardOptions,
   ): LayerTensors {
     const { config } = this;
     const at = `model.layers.${layer}.mlp`;
@@ -186,9 +188,10 @@ export class Transformer {
     const selected = keptByCaller ?? keptNeurons(config);
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : selected;
-      return { x: denseExpert(tape, normed, weights(at, ".weight"), { ...common, kept }) };
+      const dense = config.variant?.mlpBias ? this.#biased(at) : weights(at, ".weight");
+      return { x: denseExpert(tape, normed, dense, { ...common, kept }) };
     }
-    const { output, balanceLoss, usage } = mixtureLayer(
+    const { output, routing, balanceLoss, usage } = mixtureLayer(
       tape,
       normed,
       { ...weights(`${at}.experts`, ""), router: this.weight(`${at}.gate.weight`) },
@@ -197,10 +200,12 @@ export class Transformer {
         kept: selected,
         active: config.num_experts_per_tok,
         normaliseWeights: config.norm_topk_prob,
+        groups: config.variant?.groupedRouter,
         neuronScore: config.neuron_aux_loss,
         balance,
       },
     );
+    onRouting?.(tape, layer, routing);
     const balanced = balance && {
       expertLoss: balanceLoss.experts,
       neuronLoss: balanceLoss.neurons,
@@ -210,7 +215,19 @@ export class Transformer {
     if (config.shared_expert_intermediate_size === 0) return { x: output, ...balanced };
     const kept = config.shared_expert_intermediate_size;
     const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
-    return { x: add(tape, output, shared), ...balanced };
+    if (!config.variant?.sharedGate) return { x: add(tape, output, shared), ...balanced };
+    const gate = linear(tape, normed, this.weight(`${at}.shared_expert_gate.weight`), false);
+    return { x: addGated(tape, output, shared, gate), ...balanced };
+  }
+
+  /** A network with biases: no kernel has it whole, so its products are single ones. */
+  #biased(at: string) {
+    const of = (part: "weight" | "bias") => ({
+      gate: this.weight(`${at}.gate_proj.${part}`),
+      up: this.weight(`${at}.up_proj.${part}`),
+      down: this.weight(`${at}.down_proj.${part}`),
+    });
+    return { ...of("weight"), biases: of("bias") };
   }
 
   /** Gives all memory back. */

@@ -3,6 +3,7 @@
 
 import type { Activation } from "../kernels/activation.ts";
 import {
+  addBias,
   groupedLinear,
   linear,
   type NeuronScore,
@@ -76,6 +77,8 @@ export interface DenseWeights {
   readonly up: Tensor;
   /** [D, F] */
   readonly down: Tensor;
+  /** [F], [F], [D]; for inference. */
+  readonly biases?: { readonly gate: Tensor; readonly up: Tensor; readonly down: Tensor };
 }
 
 /** The same for one expert that every row of x_TD visits, unweighted: dense layers and shared experts. */
@@ -89,8 +92,11 @@ export function denseExpert(
     const offsets = tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
     return neuronExperts(tape, x, offsets, weights, { kept, activation }).y;
   }
-  const gate = linear(tape, x, weights.gate, bf16);
-  const up = linear(tape, x, weights.up, bf16);
-  const { hidden } = neuronTopK(tape, gate, up, { kept, activation });
-  return linear(tape, hidden, weights.down, bf16);
+  const { biases } = weights;
+  const product = (input: Tensor, which: "gate" | "up" | "down") => {
+    const y = linear(tape, input, weights[which], bf16);
+    return biases ? addBias(tape, y, biases[which]) : y;
+  };
+  const { hidden } = neuronTopK(tape, product(x, "gate"), product(x, "up"), { kept, activation });
+  return product(hidden, "down");
 }

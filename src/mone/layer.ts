@@ -6,7 +6,7 @@ import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type ExpertOptions, type ExpertWeights, experts } from "./expert.ts";
 import { expertBalanceLoss, type NeuronScore, neuronBalanceLoss } from "./loadBalance.ts";
-import { type Routing, route } from "./router.ts";
+import { type ExpertGroups, type Routing, route } from "./router.ts";
 
 export type LayerWeights = (ExpertWeights | StoredExperts) & {
   /** [E, D] */
@@ -18,6 +18,8 @@ export interface LayerOptions extends ExpertOptions {
   readonly active: number;
   /** Divide the chosen router weights by their sum. */
   readonly normaliseWeights: boolean;
+  /** Choose groups of experts first. */
+  readonly groups?: ExpertGroups;
   readonly neuronScore: NeuronScore;
   /** Compute balance losses and usage (training and statistics); generation leaves them out. */
   readonly balance: boolean;
@@ -40,7 +42,8 @@ export function mixtureLayer(
   weights: LayerWeights,
   options: LayerOptions,
 ): LayerOutput {
-  const routing = route(tape, x, weights.router, options.active, options.normaliseWeights);
+  const { active, normaliseWeights, groups } = options;
+  const routing = route(tape, x, weights.router, active, normaliseWeights, groups);
   const { kept, balance, neuronScore } = options;
   const score = balance && kept < weights.gate.shape[1] ? neuronScore : undefined;
   const expert = experts(tape, x, routing, weights, options, score);

@@ -94,6 +94,71 @@ export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
   return tape.call(k.add, { a, b }, { n: a.size }, { y: a.shape }).y;
 }
 
+/** Row by row, x_NW + bias_W; for inference. */
+export function addBias(tape: Tape, x: Tensor, bias: Tensor): Tensor {
+  const width = bias.size;
+  return tape.infer(k.addBias, { x, bias }, { rows: x.size / width, width }, { y: x.shape }).y;
+}
+
+/** x within -bound and bound; for inference. */
+export function clip(tape: Tape, x: Tensor, bound: number): Tensor {
+  return tape.infer(k.clip, { x }, { n: x.size, bound }, { y: x.shape }).y;
+}
+
+/** a_ND + sigmoid(gate_N1) b_ND; for inference. */
+export function addGated(tape: Tape, a: Tensor, b: Tensor, gate: Tensor): Tensor {
+  const [rows, width] = rowsAndWidth(a);
+  return tape.infer(k.addGated, { a, b, gate }, { rows, width }, { y: a.shape }).y;
+}
+
+/** Columns `first` to `first + count` of x seen as rows of `width`: [rows, count]; for inference. */
+export function rowPart(tape: Tape, x: Tensor, width: number, first: number, count: number): Tensor {
+  const rows = x.size / width;
+  return tape.infer(k.rowPart, { x }, { rows, width, first, count }, { y: [rows, count] }).y;
+}
+
+/** Rotates the last R elements of each head of x_T(H C) as interleaved pairs; table_PR. For inference. */
+export function ropeInterleaved(
+  tape: Tape,
+  x: Tensor,
+  table: Tensor,
+  positions: Tensor,
+  headDim: number,
+): Tensor {
+  const [maxPositions, rotated] = table.shape;
+  const tokens = positions.size;
+  const params = { tokens, heads: x.size / tokens / headDim, headDim, rotated, maxPositions };
+  return tape.infer(k.ropeInterleaved, { x, table, positions }, params, { y: x.shape }).y;
+}
+
+/** Keys and values k_T(H C), v_T(H C) from expanded_T(H (N + U)) and latent_T(M + R) (kernels/latent.ts). */
+export function latentKeyValue(
+  tape: Tape,
+  expanded: Tensor,
+  latent: Tensor,
+  shape: { heads: number; plain: number; rotated: number; rank: number; value: number },
+) {
+  const tokens = expanded.shape[0];
+  const keys = [tokens, shape.heads * (shape.plain + shape.rotated)];
+  return tape.infer(k.latentKeyValue, { expanded, latent }, { tokens, ...shape }, { k: keys, v: keys });
+}
+
+/** As routerTopK, over the best groups of experts, weights times a factor; for inference. */
+export function routerGroups(
+  tape: Tape,
+  logits: Tensor,
+  active: number,
+  { count, kept, scale }: { readonly count: number; readonly kept: number; readonly scale: number },
+) {
+  const [tokens, experts] = logits.shape;
+  return tape.infer(
+    k.routerGroups,
+    { logits },
+    { tokens, experts, active, groups: count, keptGroups: kept, scale },
+    { probs: [tokens, experts], ids: [tokens, active], weights: [tokens, active] },
+  );
+}
+
 /** probs_TE, and the best A experts of each token: ids_TA, weights_TA. */
 export function routerTopK(tape: Tape, logits: Tensor, active: number, normalise: boolean) {
   const [tokens, experts] = logits.shape;

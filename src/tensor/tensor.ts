@@ -26,6 +26,11 @@ export class Tensor {
     return this.buffer.dtype;
   }
 
+  /** The same elements in another shape. Whoever owns this tensor still owns the memory. */
+  reshaped(shape: readonly number[]): Tensor {
+    return new Tensor(this.buffer, shape);
+  }
+
   get size(): number {
     return sizeOf(this.shape);
   }
