@@ -5,9 +5,8 @@ import { throwIfAborted, UsageError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { NormalRow } from "../random.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
+import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
 
-/** Of llama.cpp's list of file types. */
-const fileTypes: Record<GgufType, number> = { F32: 0, Q8_0: 7, BF16: 32 };
 /** Bytes, at least one merge, and the end of text. */
 const SMALLEST_VOCABULARY = 320;
 
@@ -40,31 +39,15 @@ export async function writeRandomGguf(
 
 function metadataOf(config: ModelConfig, type: GgufType): Record<string, GgufValue> {
   const u32 = (value: number) => ({ u32: value });
-  const own: Record<string, GgufValue> = {
-    context_length: u32(config.max_position_embeddings),
-    embedding_length: u32(config.hidden_size),
-    block_count: u32(config.num_hidden_layers),
-    feed_forward_length: u32(config.moe_intermediate_size),
-    expert_feed_forward_length: u32(config.moe_intermediate_size),
-    "attention.head_count": u32(config.num_attention_heads),
-    "attention.head_count_kv": u32(config.num_key_value_heads),
-    "attention.key_length": u32(config.head_dim),
-    "attention.value_length": u32(config.head_dim),
-    "attention.layer_norm_rms_epsilon": { f32: config.rms_norm_eps },
-    "rope.freq_base": { f32: config.rope_theta },
-    expert_count: u32(config.num_experts),
-    expert_used_count: u32(config.num_experts_per_tok),
-    vocab_size: u32(config.vocab_size),
-  };
   const { tokens, merges } = fillerVocabulary(config.vocab_size);
   const last = tokens.length - 1;
   const [normal, control] = [1, 3];
   return {
     "general.architecture": "qwen3moe",
     "general.name": "random weights",
-    "general.file_type": u32(fileTypes[type]),
+    "general.file_type": u32(ggufFileTypes[type]),
     "general.quantization_version": u32(2),
-    ...Object.fromEntries(Object.entries(own).map(([key, value]) => [`qwen3moe.${key}`, value])),
+    ...ggufModelKeys("qwen3moe", config),
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
     "tokenizer.ggml.tokens": { strings: tokens },

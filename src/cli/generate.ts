@@ -1,6 +1,6 @@
 // `mone generate`: a model continues a text.
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
@@ -9,6 +9,7 @@ import {
   addCommonOptions,
   addModelArgument,
   addThreadsOption,
+  dtypeOption,
   integer,
   number,
   repeated,
@@ -53,14 +54,7 @@ export function addGenerateCommand(program: Command): void {
     .option("--seed <n>", "the same seed gives the same text (default: a new one each time)", integer(0))
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
     .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
-    .addOption(
-      new Option(
-        "--dtype <type>",
-        "how weights are kept; auto: bf16 for 16-bit checkpoints and where the hardware multiplies it",
-      )
-        .choices(["auto", "f32", "bf16", "int8"])
-        .default("auto", "auto"),
-    );
+    .addOption(dtypeOption("auto"));
   addThreadsOption(command);
   addCommonOptions(command, 'mone generate runs/first "Once upon a time" --max-tokens 100 --temperature 0.7');
   command.action(action(run));

@@ -89,3 +89,11 @@ export function number(text: string): number {
 export function repeated(text: string, earlier: readonly string[] = []): readonly string[] {
   return [...earlier, text];
 }
+
+/** `--dtype` of commands that run a model. */
+export function dtypeOption(fallback: "auto" | "f32"): Option {
+  const help = "how weights are kept; auto: bf16 for 16-bit checkpoints and where the hardware multiplies it";
+  return new Option("--dtype <type>", help)
+    .choices(["auto", "f32", "bf16", "int8"])
+    .default(fallback, fallback);
+}

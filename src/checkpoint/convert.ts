@@ -1,0 +1,150 @@
+// Rewrites a checkpoint: another number of neurons kept, another type on disk, experts apart or fused. Tensors go through
+// one at a time; the configuration keeps every key that need not change, and the files beside the weights come along.
+// Not here: GGUF (exportGguf.ts), what tensors mean (families.ts).
+
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { throwIfAborted, UsageError } from "../errors.ts";
+import { toBf16 } from "../kernels/kernel.ts";
+import { expertWidth } from "../model/config.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { type ExpertLayout, type Piece, type PlannedTensor, planTensors } from "./expertLayout.ts";
+import { resolveNeurons } from "./loadModel.ts";
+import { readModelConfig } from "./modelFolder.ts";
+import { PYTHON_FILE, pythonFile } from "./pythonFile.ts";
+import { type StoredDType, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { SINGLE_FILE, TensorFiles } from "./tensorFiles.ts";
+
+export interface ConvertOptions {
+  /** Neurons kept per token in each expert from then on: a share up to 1, or a count. */
+  readonly neurons?: number;
+  /** Type of all floats on disk; default: as they are. */
+  readonly dtype?: "f32" | "bf16";
+  readonly experts?: ExpertLayout;
+  /** Told how many of all parameters are written. */
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Conversion {
+  readonly path: string;
+  readonly tensors: number;
+  readonly parameters: number;
+  /** K of the new checkpoint, and F. */
+  readonly kept: number;
+  readonly width: number;
+}
+
+const FLOATS: ReadonlySet<StoredDType> = new Set(["F64", "F32", "F16", "BF16"]);
+
+/**
+ * Writes the converted model into a new or empty folder, config.json last: an interrupted conversion is no model.
+ * @param folder a model folder (`findModelFolder`).
+ * @throws UsageError for a folder that holds something or options that cannot work; RunError for damage or a full disk.
+ */
+export async function convertCheckpoint(
+  folder: string,
+  target: string,
+  { neurons, dtype, experts, onProgress, signal }: ConvertOptions,
+): Promise<Conversion> {
+  if (existsSync(target) && readdirSync(target).length > 0) {
+    throw new UsageError(`${target} is not empty: name a new folder`);
+  }
+  const config = readModelConfig(folder); // checked
+  const stored = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
+  const width = expertWidth(config);
+  const kept =
+    neurons === undefined ? (config.num_neurons_per_tok ?? width) : resolveNeurons(neurons, config);
+  const files = TensorFiles.open(folder);
+  try {
+    const planned = planTensors(files.tensors, experts, stored.model_type === "mixtral");
+    const total = planned.reduce((sum, { pieces }) => sum + elements(pieces), 0);
+    const reader = new PieceReader(files);
+    let done = 0;
+    const sources = planned.map((tensor): TensorSource => {
+      const wanted = dtype === "bf16" ? "BF16" : "F32";
+      const same = !dtype || !FLOATS.has(tensor.dtype) || tensor.dtype === wanted;
+      const data = () => {
+        throwIfAborted(signal);
+        done += elements(tensor.pieces);
+        onProgress?.(done, total);
+        return same ? reader.bytes(tensor) : reader.floats(tensor, wanted);
+      };
+      return { name: tensor.name, shape: tensor.shape, dtype: same ? tensor.dtype : wanted, data };
+    });
+    mkdirSync(target, { recursive: true });
+    await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
+    copyCompanions(folder, target);
+    const python = kept < width ? pythonFile(stored) : undefined;
+    if (python) await writeFileAtomic(join(target, PYTHON_FILE), python.source);
+    const { auto_map: _, num_neurons_per_tok: __, ...rest } = stored;
+    const changed = {
+      ...rest,
+      ...(dtype && typeKeys(stored, dtype)),
+      ...(kept < width && { num_neurons_per_tok: kept }),
+      ...(python && { auto_map: python.autoMap }),
+    };
+    await writeFileAtomic(join(target, "config.json"), `${JSON.stringify(changed, null, 2)}\n`);
+    return { path: target, tensors: planned.length, parameters: total, kept, width };
+  } finally {
+    files.close();
+  }
+}
+
+const elements = (pieces: readonly Piece[]) => pieces.reduce((sum, { length }) => sum + length, 0);
+
+/** The key for the type, in the style of the file: `torch_dtype`, or `dtype` as transformers 5 writes. */
+function typeKeys(stored: Readonly<Record<string, unknown>>, dtype: "f32" | "bf16"): Record<string, string> {
+  const name = dtype === "bf16" ? "bfloat16" : "float32";
+  return { ["dtype" in stored ? "dtype" : "torch_dtype"]: name };
+}
+
+/** Tokenizer, generation settings, chat template, licence: small files that a model needs or owes. */
+function copyCompanions(folder: string, target: string): void {
+  const wanted =
+    /^(tokenizer.*|generation_config|special_tokens_map|vocab|merges|chat_template|added_tokens)\.(json|txt|model|jinja)$|^(LICENSE|README|NOTICE)/i;
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory() || !wanted.test(entry.name)) continue;
+    copyFileSync(join(folder, entry.name), join(target, entry.name));
+  }
+}
+
+/** Reads pieces; keeps the tensor that it read last, since pieces of one are asked for one after the other. */
+class PieceReader {
+  readonly #files: TensorFiles;
+  #last: { name: string; bytes: Uint8Array<ArrayBuffer> } | undefined;
+
+  constructor(files: TensorFiles) {
+    this.#files = files;
+  }
+
+  #read({ name, offset, length }: Piece): Uint8Array<ArrayBuffer> {
+    const info = this.#files.tensors.get(name);
+    if (!info) throw new Error(`no tensor ${name}`);
+    if (this.#last?.name !== name) this.#last = { name, bytes: this.#files.readBytes(name) };
+    const { bytes } = this.#last;
+    const size = bytes.length / info.shape.reduce((a, b) => a * b, 1);
+    return bytes.subarray(offset * size, (offset + length) * size);
+  }
+
+  bytes({ pieces }: PlannedTensor): Uint8Array {
+    const parts = pieces.map((piece) =>
+      pieces.length === 1 ? this.#read(piece) : this.#read(piece).slice(),
+    );
+    return parts.length === 1 ? parts[0] : Buffer.concat(parts);
+  }
+
+  /** In another type of floats. */
+  floats({ pieces }: PlannedTensor, to: "F32" | "BF16"): Float32Array | Uint16Array {
+    const total = elements(pieces);
+    const values = to === "F32" ? new Float32Array(total) : new Uint16Array(total);
+    let at = 0;
+    for (const { name, offset, length } of pieces) {
+      const piece = this.#files.readFloat32(name).subarray(offset, offset + length);
+      if (values instanceof Float32Array) values.set(piece, at);
+      else for (let i = 0; i < length; i++) values[at + i] = toBf16(piece[i]);
+      at += length;
+    }
+    return values;
+  }
+}

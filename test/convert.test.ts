@@ -1,0 +1,206 @@
+// Checkpoints in other forms: what is written must be the same model, read back by this project, by a reader of GGUF, or
+// (where it is installed) by transformers.
+
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { convertCheckpoint } from "../src/checkpoint/convert.ts";
+import { exportGguf } from "../src/checkpoint/exportGguf.ts";
+import { openStoredModel } from "../src/checkpoint/loadModel.ts";
+import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { PYTHON_FILE } from "../src/checkpoint/pythonFile.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
+import { UsageError } from "../src/errors.ts";
+import { textLogits } from "../src/infer/logits.ts";
+import { bestBackend, maxDifference } from "./support/backends.ts";
+import { readGguf } from "./support/readGguf.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "mone-convert-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const fixture = (family: string) => new URL(`fixtures/hf/${family}`, import.meta.url).pathname;
+const MOE = ["olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2"];
+const backend = bestBackend();
+const ids = Uint32Array.of(5, 17, 200, 3, 90, 41, 7);
+
+async function logitsOf(path: string): Promise<Float32Array> {
+  const model = openStoredModel(path, backend, { dtype: "f32" });
+  try {
+    return (await textLogits(model, ids)).logits;
+  } finally {
+    model.close();
+  }
+}
+
+function tensorsOf(path: string) {
+  const file = SafetensorsFile.open(join(path, "model.safetensors"));
+  const all = [...file.tensors.values()].map(
+    ({ name, dtype, shape }) => [name, { dtype, shape, bytes: file.readBytes(name) }] as const,
+  );
+  file.close();
+  return new Map(all);
+}
+
+for (const family of MOE) {
+  test(`${family}: experts fused and taken apart again`, async () => {
+    const [fused, apart] = [`${family}-fused`, `${family}-apart`].map((name) => join(folder, name));
+    await convertCheckpoint(fixture(family), fused, { experts: "fused" });
+    assert.ok([...tensorsOf(fused).keys()].some((name) => name.endsWith(".mlp.experts.gate_up_proj")));
+    assert.deepEqual(await logitsOf(fused), await logitsOf(fixture(family)));
+    await convertCheckpoint(fused, apart, { experts: "apart" });
+    assert.deepEqual(new Map([...tensorsOf(apart)].sort()), new Map([...tensorsOf(fixture(family))].sort()));
+  });
+}
+
+test("another type: values are rounded, and back again they stay", async () => {
+  const [halves, back] = ["halves", "back"].map((name) => join(folder, name));
+  await convertCheckpoint(fixture("olmoe"), halves, { dtype: "bf16" });
+  await convertCheckpoint(halves, back, { dtype: "f32", experts: "fused" });
+  assert.ok([...tensorsOf(halves).values()].every(({ dtype }) => dtype === "BF16"));
+  assert.deepEqual(await logitsOf(back), await logitsOf(halves));
+  const difference = maxDifference(await logitsOf(halves), await logitsOf(fixture("olmoe")));
+  assert.ok(difference > 0 && difference < 1, String(difference));
+  const config = JSON.parse(readFileSync(join(halves, "config.json"), "utf8"));
+  assert.equal(config.torch_dtype ?? config.dtype, "bfloat16");
+});
+
+test("fewer neurons: in the configuration, for this project and for transformers", async () => {
+  const sparse = join(folder, "sparse");
+  const made = await convertCheckpoint(fixture("qwen3_moe"), sparse, { neurons: 0.25 });
+  assert.equal(made.kept, Math.ceil(made.width / 4));
+  assert.equal(readModelConfig(sparse).num_neurons_per_tok, made.kept);
+  const model = openStoredModel(fixture("qwen3_moe"), backend, { dtype: "f32" });
+  const expected = await textLogits(model, ids, { kept: made.kept });
+  model.close();
+  assert.deepEqual(await logitsOf(sparse), expected.logits);
+  const { auto_map } = JSON.parse(readFileSync(join(sparse, "config.json"), "utf8"));
+  assert.deepEqual(auto_map, { AutoModelForCausalLM: "modeling_mone.MoneForCausalLM" });
+  // All of them again: nothing of ours is left.
+  const all = join(folder, "all-neurons");
+  await convertCheckpoint(sparse, all, { neurons: 1 });
+  assert.ok(!existsSync(join(all, PYTHON_FILE)));
+  const config = JSON.parse(readFileSync(join(all, "config.json"), "utf8"));
+  assert.deepEqual([config.auto_map, config.num_neurons_per_tok], [undefined, undefined]);
+});
+
+const python = process.env.MONE_PYTHON ?? "python3";
+const can = (module: string) => spawnSync(python, ["-c", `import ${module}`]).status === 0;
+
+test("the Python file keeps what this project keeps", {
+  skip: !can("torch") && "PyTorch is not installed",
+}, async () => {
+  const sparse = join(folder, "python");
+  await convertCheckpoint(fixture("qwen3_moe"), sparse, { neurons: 3 });
+  // Without transformers the file's activation alone: its base class is put in its place.
+  const program = `
+import sys, types, torch
+module = types.ModuleType("transformers")
+module.Qwen3MoeForCausalLM = torch.nn.Module
+sys.modules["transformers"] = module
+sys.path.insert(0, ${JSON.stringify(sparse)})
+from modeling_mone import KeepLargest
+kept = KeepLargest(torch.nn.Identity(), 3)(torch.tensor([[1.0, -2.0, 2.0, 2.0, 0.5], [0.0, 0.0, -1.0, 0.0, 0.0]]))
+print(kept.tolist())`;
+  const out = execFileSync(python, ["-c", program], { encoding: "utf8" });
+  assert.deepEqual(JSON.parse(out), [
+    [0, -2, 2, 2, 0],
+    [0, 0, -1, 0, 0],
+  ]);
+});
+
+test("transformers computes the same with the Python file", {
+  skip: !can("transformers") && "transformers is not installed",
+}, async () => {
+  const sparse = join(folder, "transformers");
+  await convertCheckpoint(fixture("qwen3_moe"), sparse, { neurons: 0.25 });
+  const program = `
+import json, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(${JSON.stringify(sparse)}, trust_remote_code=True, dtype=torch.float32)
+print(json.dumps(model(torch.tensor([${JSON.stringify([...ids])}])).logits.flatten().tolist()))`;
+  const out = execFileSync(python, ["-c", program], { encoding: "utf8", maxBuffer: 2 ** 28 });
+  const difference = maxDifference(Float32Array.from(JSON.parse(out)), await logitsOf(sparse));
+  assert.ok(difference < 5e-5, String(difference));
+});
+
+test("a target that holds something, and one that cannot be", async () => {
+  const taken = join(folder, "taken");
+  mkdirSync(taken);
+  writeFileSync(join(taken, "x"), "");
+  await assert.rejects(convertCheckpoint(fixture("olmoe"), taken, {}), UsageError);
+  await assert.rejects(convertCheckpoint(fixture("olmoe"), join(folder, "n"), { neurons: 1e6 }), UsageError);
+});
+
+/** A fixture with the tokenizer of another, as fixtures have none. */
+function withTokenizer(family: string): string {
+  const path = join(folder, `${family}-tokenized`);
+  mkdirSync(path);
+  for (const name of ["config.json", "model.safetensors"])
+    copyFileSync(join(fixture(family), name), join(path, name));
+  const bytes = Object.fromEntries(
+    Array.from({ length: 256 }, (_, i) => [String.fromCodePoint(0x4e00 + i), i]),
+  );
+  const tokenizer = {
+    added_tokens: [],
+    pre_tokenizer: null,
+    model: { type: "BPE", vocab: bytes, merges: [] },
+  };
+  writeFileSync(join(path, "tokenizer.json"), JSON.stringify(tokenizer));
+  return path;
+}
+
+for (const [family, architecture] of [
+  ["qwen3_moe", "qwen3moe"],
+  ["qwen3", "qwen3"],
+  ["olmoe", "olmoe"],
+] as const) {
+  test(`${family} as GGUF: every value in its place`, async () => {
+    const path = join(folder, `${family}.gguf`);
+    const result = await exportGguf(withTokenizer(family), path, { type: "F32" });
+    assert.equal(result.architecture, architecture);
+    const { metadata, tensors, bytes, start } = readGguf(path);
+    const config = readModelConfig(fixture(family));
+    assert.equal(metadata.get(`${architecture}.block_count`), config.num_hidden_layers);
+    assert.equal((metadata.get("tokenizer.ggml.tokens") as string[]).length, config.vocab_size);
+    const read = (name: string) => {
+      const found = tensors.find((tensor) => tensor.name === name);
+      assert.ok(found, name);
+      const size = found.dims.reduce((a, b) => a * b, 1);
+      return Array.from({ length: size }, (_, i) => bytes.readFloatLE(start + found.offset + 4 * i));
+    };
+    const file = SafetensorsFile.open(join(fixture(family), "model.safetensors"));
+    const stored = (name: string) => [...file.readFloat32(name)];
+    assert.deepEqual(read("blk.1.attn_q.weight"), stored("model.layers.1.self_attn.q_proj.weight"));
+    assert.deepEqual(read("blk.0.attn_k_norm.weight"), stored("model.layers.0.self_attn.k_norm.weight"));
+    if (config.num_experts > 0) {
+      const downs = Array.from({ length: config.num_experts }, (_, e) =>
+        stored(`model.layers.1.mlp.experts.${e}.down_proj.weight`),
+      ).flat();
+      assert.deepEqual(read("blk.1.ffn_down_exps.weight"), downs);
+    } else {
+      assert.deepEqual(read("blk.1.ffn_gate.weight"), stored("model.layers.1.mlp.gate_proj.weight"));
+    }
+    file.close();
+  });
+}
+
+test("what GGUF cannot say is refused", async () => {
+  for (const family of ["deepseek_v2", "qwen2_moe"]) {
+    await assert.rejects(
+      exportGguf(withTokenizer(family), join(folder, "x.gguf"), { type: "F32" }),
+      (error: Error) => error instanceof UsageError && !error.message.includes("\n"),
+    );
+  }
+});
+
+after(() => backend.close());
