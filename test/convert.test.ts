@@ -17,12 +17,15 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { convertCheckpoint } from "../src/checkpoint/convert.ts";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
+import { familyConfig, familyPresets } from "../src/checkpoint/familyPresets.ts";
 import { openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { configOfStored, readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { PYTHON_FILE } from "../src/checkpoint/pythonFile.ts";
+import { writeRandomCheckpoint } from "../src/checkpoint/randomCheckpoint.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { UsageError } from "../src/errors.ts";
 import { textLogits } from "../src/infer/logits.ts";
+import { countParameters } from "../src/model/parameters.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 import { readGguf } from "./support/readGguf.ts";
 
@@ -201,6 +204,28 @@ test("what GGUF cannot say is refused", async () => {
       (error: Error) => error instanceof UsageError && !error.message.includes("\n"),
     );
   }
+});
+
+for (const preset of Object.keys(familyPresets).filter((name) => name.endsWith("-tiny"))) {
+  test(`${preset}: a random checkpoint opens and gives numbers`, async () => {
+    const path = join(folder, preset);
+    const stored = familyConfig(preset, { rope_theta: 5000 });
+    await writeRandomCheckpoint(path, configOfStored(stored, preset), { dtype: "bf16", seed: 1, stored });
+    assert.equal(readModelConfig(path).rope_theta, 5000);
+    const logits = await logitsOf(path);
+    assert.ok(logits.every(Number.isFinite) && new Set(logits).size > 100);
+  });
+}
+
+test("published sizes are what they are called", () => {
+  const billions = (preset: string) =>
+    countParameters(configOfStored(familyConfig(preset, {}), preset)).total / 1e9;
+  const sizes = ["olmoe-1b-7b", "qwen1.5-moe-a2.7b", "qwen3-30b-a3b", "deepseek-v2-lite"].map(billions);
+  assert.deepEqual(
+    sizes.map((size) => size.toFixed(1)),
+    ["6.9", "14.3", "30.5", "15.7"],
+  );
+  assert.throws(() => familyConfig("olmoe-tiny", { num_expert: 3 }), /did you mean "num_experts"/);
 });
 
 after(() => backend.close());

@@ -81,9 +81,14 @@ export function readModelConfig(folder: string): ModelConfig {
   const stored = readJson(path, 32);
   if (!isObject(stored))
     throw new UsageError(`${path} is no JSON object: restore the file or use another checkpoint`);
-  const { config, variant } = translateConfig(stored, path);
+  return configOfStored(stored, path);
+}
+
+/** The configuration that the content of a config.json asks for. @throws UsageError naming `where` if it cannot work. */
+export function configOfStored(stored: Readonly<Record<string, unknown>>, where: string): ModelConfig {
+  const { config, variant } = translateConfig(stored, where);
   const known = Object.fromEntries(modelKeys.filter((key) => key in config).map((key) => [key, config[key]]));
-  return resolveModelConfig(known, path, variant);
+  return resolveModelConfig(known, where, variant);
 }
 
 /** Reads tokenizer.json. @throws UsageError if it is missing or of another kind. */

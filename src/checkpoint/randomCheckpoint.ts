@@ -13,6 +13,7 @@ import { byteTokenizer } from "../text/tokenizer.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { storedParts, toStoredConfig } from "./modelFolder.ts";
 import { type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { familyName } from "./tensorNames.ts";
 
 export interface RandomCheckpointOptions {
   readonly dtype: "f32" | "bf16";
@@ -20,6 +21,8 @@ export interface RandomCheckpointOptions {
   /** Told how many of all parameters are written. */
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
+  /** The content of config.json, where `config` is what it asks for; default: a model of our own. */
+  readonly stored?: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -30,7 +33,7 @@ export interface RandomCheckpointOptions {
 export async function writeRandomCheckpoint(
   folder: string,
   config: ModelConfig,
-  { dtype, seed, onProgress, signal }: RandomCheckpointOptions,
+  { dtype, seed, onProgress, signal, stored = toStoredConfig(config) }: RandomCheckpointOptions,
 ): Promise<number> {
   if (existsSync(folder) && readdirSync(folder).length > 0) {
     throw new UsageError(`${folder} is not empty: name a new folder`);
@@ -42,7 +45,11 @@ export async function writeRandomCheckpoint(
     );
   }
   const parts = parameterSpecs(config).flatMap((spec) =>
-    storedParts(spec).map(({ name, shape }) => ({ name, shape, init: spec.init })),
+    storedParts(spec).map(({ name, shape }) => ({
+      name: familyName(name, config.variant?.family),
+      shape,
+      init: spec.init,
+    })),
   );
   const total = parts.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const longest = Math.max(...parts.map(({ shape }) => sizeOf(shape)));
@@ -72,7 +79,7 @@ export async function writeRandomCheckpoint(
   mkdirSync(folder, { recursive: true });
   await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
   await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
-  const stored = { ...toStoredConfig(config), torch_dtype: dtype === "bf16" ? "bfloat16" : "float32" };
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(stored, null, 2)}\n`);
+  const typed = { ...stored, torch_dtype: dtype === "bf16" ? "bfloat16" : "float32" };
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(typed, null, 2)}\n`);
   return total;
 }

@@ -8,6 +8,12 @@ import { families } from "./families.ts";
 import { storedParts } from "./modelFolder.ts";
 import type { PlacedTensor, TensorFiles } from "./tensorFiles.ts";
 
+/** What a family calls the tensor that is `ours` in a qwen3_moe checkpoint. */
+export function familyName(ours: string, family: string | undefined): string {
+  const renames = (family !== undefined && families[family]?.names) || [];
+  return renames.reduce((name, [from, to]) => name.replace(from, to), ours);
+}
+
 /**
  * The tensor of a parameter, or of one expert of it; or the part of a larger tensor in which it lies, under that one's name.
  * @throws RunError if there is none, or it has another shape.
@@ -19,8 +25,7 @@ export function findPart(
   family?: string,
 ): PlacedTensor {
   const { name: ours, shape } = storedParts(spec)[expert];
-  const renames = (family !== undefined && families[family]?.names) || [];
-  const theirs = renames.reduce((name, [from, to]) => name.replace(from, to), ours);
+  const theirs = familyName(ours, family);
   const info = tensors.get(theirs) ?? tensors.get(ours);
   if (!info) {
     const part = fusedPart(path, tensors, spec, expert);
