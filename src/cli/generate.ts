@@ -5,7 +5,7 @@ import { samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions, addThreadsOption, integer, number, repeated } from "./options.ts";
+import { addCommonOptions, addThreadsOption, integer, neuronsHelp, number, repeated } from "./options.ts";
 import { readInput } from "./standardInput.ts";
 
 interface GenerateFlags {
@@ -16,7 +16,7 @@ interface GenerateFlags {
   readonly minP: number;
   readonly seed?: number;
   readonly stop?: readonly string[];
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly threads?: number;
   readonly dtype: "auto" | WeightFormat;
 }
@@ -35,7 +35,7 @@ export function addGenerateCommand(program: Command): void {
     .option("--min-p <p>", "only tokens with this share of the best one's probability", number, minP)
     .option("--seed <n>", "the same seed gives the same text (default: a new one each time)", integer(0))
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
-    .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
+    .option("--neurons <k>", neuronsHelp)
     .addOption(
       new Option(
         "--dtype <type>",

@@ -13,6 +13,7 @@ import { addGenerateCommand } from "./generate.ts";
 import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { addExample } from "./options.ts";
+import { addStudyCommand } from "./study.ts";
 import { addTokenizerCommand } from "./tokenizer.ts";
 import { addTrainCommand } from "./train.ts";
 
@@ -27,6 +28,7 @@ function buildProgram(): Command {
   addCompareCommand(program);
   addTrainCommand(program);
   addGenerateCommand(program);
+  addStudyCommand(program);
   addInspectCommand(program);
   addInitCommand(program);
   addTokenizerCommand(program);

@@ -22,6 +22,10 @@ export function addThreadsOption(command: Command): Command {
   return command.option("--threads <n>", "threads that work on a kernel (default: all cores)", integer(1));
 }
 
+/** What every --neurons says. */
+export const neuronsHelp =
+  "neurons kept per token in each expert: a share (25%, 0.25), a count (64), all, or a study.json";
+
 type SettingName = keyof typeof settings;
 
 /**
