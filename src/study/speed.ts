@@ -9,8 +9,8 @@ import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
 
 /** Turns of each contender, and tokens in a turn. */
-const TURNS = 5;
-const TOKENS = 24;
+const TURNS = 7;
+const TOKENS = 96;
 const PROMPT = 16;
 
 export interface SpeedContender {
