@@ -17,10 +17,11 @@ import { PeerProcess } from "../src/bench/peers/process.ts";
 import type { BenchOptions } from "../src/bench/result.ts";
 import { type BenchResult, benchPage, presentBench, saveBench } from "../src/bench/save.ts";
 import { benchSelect } from "../src/bench/select.ts";
-import { parseKept, parseSizes, seriesWidths } from "../src/bench/sizes.ts";
+import { parseSizes, seriesWidths } from "../src/bench/sizes.ts";
 import { benchTrain } from "../src/bench/train.ts";
 import { UsageError } from "../src/errors.ts";
 import { resolveModelConfig } from "../src/model/config.ts";
+import { countOfNeurons } from "../src/model/neurons.ts";
 import { sizedConfig } from "../src/model/presets.ts";
 import { decodeBytes, forwardFlops, trainingFlops } from "../src/model/work.ts";
 import { rooflinePlot } from "../src/report/roofline.ts";
@@ -138,10 +139,10 @@ test("sizes and K as users say them", () => {
   assert.ok(seriesWidths.length >= 6);
   assert.throws(() => parseSizes(["smal"]), /did you mean "small"/);
   assert.throws(() => parseSizes(["100"]), UsageError);
-  assert.equal(parseKept(0.25, 256), 64);
-  assert.equal(parseKept(64, 256), 64);
+  assert.equal(countOfNeurons(0.25, 256), 64);
+  assert.equal(countOfNeurons(64, 256), 64);
   for (const wrong of [0, 257, 1.5, 0.001, Number.NaN])
-    assert.throws(() => parseKept(wrong, 256), UsageError);
+    assert.throws(() => countOfNeurons(wrong, 256), UsageError);
 });
 
 /** Every tag is closed, and no number is missing. */

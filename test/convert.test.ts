@@ -90,7 +90,7 @@ test("fewer neurons: in the configuration, for this project and for transformers
   assert.deepEqual(auto_map, { AutoModelForCausalLM: "modeling_mone.MoneForCausalLM" });
   // All of them again: nothing of ours is left.
   const all = join(folder, "all-neurons");
-  await convertCheckpoint(sparse, all, { neurons: 1 });
+  await convertCheckpoint(sparse, all, { neurons: "all" });
   assert.ok(!existsSync(join(all, PYTHON_FILE)));
   const config = JSON.parse(readFileSync(join(all, "config.json"), "utf8"));
   assert.deepEqual([config.auto_map, config.num_neurons_per_tok], [undefined, undefined]);

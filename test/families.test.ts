@@ -8,11 +8,12 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import type { Backend } from "../src/backends/backend.ts";
 import { ReferenceBackend } from "../src/backends/reference.ts";
-import { openStoredModel, resolveNeurons } from "../src/checkpoint/loadModel.ts";
+import { openStoredModel } from "../src/checkpoint/loadModel.ts";
 import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { pooledBalanceLoss, type TextLogits, textLogits } from "../src/infer/logits.ts";
+import { resolveNeurons } from "../src/model/neurons.ts";
 import type { Transformer } from "../src/model/transformer.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 
@@ -135,7 +136,7 @@ async function checkDense(family: string, model: Transformer): Promise<void> {
 
 async function checkSparse(family: string, model: Transformer, ratio: string): Promise<void> {
   const { file, prompts, tolerance } = goldenOf(family);
-  const kept = resolveNeurons(Number(ratio), model.config);
+  const kept = resolveNeurons(ratio, model.config);
   const logits: number[] = [];
   for (const ids of prompts) logits.push(...(await textLogits(model, ids, { kept })).logits);
   close(logits, file.readFloat32(`neuron.gate.${ratio}.logits`), tolerance.logits_abs, `share ${ratio}`);

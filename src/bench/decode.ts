@@ -4,19 +4,20 @@
 import { UsageError } from "../errors.ts";
 import { createRandomModel } from "../infer/randomModel.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
+import { countOfNeurons } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { decodeBytes, forwardFlops } from "../model/work.ts";
 import { DecodeArm, type DecodeContender, decodeConfig } from "./decodeArm.ts";
 import { median, type Spread, spreadOf, takeTurns } from "./measure.ts";
 import { type DecodePeer, startDecodePeers } from "./peers/decode.ts";
 import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
-import { type BenchSize, parseKept, parseSizes } from "./sizes.ts";
+import { type BenchSize, parseSizes } from "./sizes.ts";
 
 export interface DecodeBenchOptions extends BenchOptions {
   /** Names or widths. Default: large. */
   readonly sizes?: readonly string[];
   /** K besides K = F, or shares of F below 1. Default: 1/4. */
-  readonly neurons?: readonly number[];
+  readonly neurons?: readonly (number | string)[];
   /** Forms of the weights. Default: bf16 and int8. */
   readonly dtypes?: readonly WeightFormat[];
   /** Sequences at once. Default: 1, 2, 4, 8, 16, 32. */
@@ -77,7 +78,7 @@ interface Turn {
 export function benchDecode(options: DecodeBenchOptions = {}): Promise<DecodeBench> {
   const { quick = false } = options;
   const sizes = parseSizes(options.sizes ?? [quick ? "32" : "large"]);
-  for (const { width } of sizes) for (const k of options.neurons ?? []) parseKept(k, width);
+  for (const { width } of sizes) for (const k of options.neurons ?? []) countOfNeurons(k, width);
   const batches = options.batches ?? (quick ? [1, 2] : [1, 2, 4, 8, 16, 32]);
   if (batches.some((batch) => !Number.isInteger(batch) || batch < 1 || batch > 256)) {
     throw new UsageError(`--batch must be integers from 1 to 256, not ${batches.join(",")}.`);
@@ -111,7 +112,7 @@ async function timeSize(
     throw new UsageError(`--prompt and --tokens go up to ${full.max_position_embeddings} positions.`);
   }
   const neurons = full.moe_intermediate_size;
-  const kepts = [neurons, ...(options.neurons ?? [0.25]).map((k) => parseKept(k, neurons))];
+  const kepts = [neurons, ...(options.neurons ?? [0.25]).map((k) => countOfNeurons(k, neurons))];
   const contenders: DecodeContender[] = [];
   const models: Transformer[] = [];
   try {

@@ -4,11 +4,12 @@
 import { fileURLToPath } from "node:url";
 import { RunError, throwIfAborted } from "../errors.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
+import { countOfNeurons } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import { decodeConfig } from "./decodeArm.ts";
 import { PeerProcess } from "./peers/process.ts";
 import { type BenchOptions, type Envelope, inSession } from "./result.ts";
-import { configOf, parseKept, parseSizes } from "./sizes.ts";
+import { configOf, parseSizes } from "./sizes.ts";
 
 /** What a worker does. */
 export interface MemoryWork {
@@ -51,7 +52,7 @@ export interface MemoryBenchOptions extends BenchOptions {
   /** Names, widths, or "all". Default: small and medium. */
   readonly sizes?: readonly string[];
   /** K of the MoNE, or a share of F below 1. Default 1/4. */
-  readonly neurons?: number;
+  readonly neurons?: number | string;
 }
 
 /** Does a piece of work in a process of its own. @throws RunError if that process fails, as for want of memory. */
@@ -86,7 +87,7 @@ export function benchMemory(options: MemoryBenchOptions = {}): Promise<MemoryBen
     const cases: MemoryCase[] = [];
     for (const size of sizes) {
       const neurons = configOf(size, null).moe_intermediate_size;
-      const kept = parseKept(options.neurons ?? 0.25, neurons);
+      const kept = countOfNeurons(options.neurons ?? 0.25, neurons);
       const plans: Omit<MemoryWork, "width" | "threads" | "quick">[] = [
         { kind: "train", kept: neurons, dtype: trained },
         { kind: "train", kept, dtype: trained },

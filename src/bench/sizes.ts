@@ -35,20 +35,6 @@ function sizeOfWidth(width: number): BenchSize {
   return { name: name ?? `D ${width}`, width };
 }
 
-/**
- * K of an expert of F neurons from a number of neurons, or from a share below 1.
- * @throws UsageError if it is neither.
- */
-export function parseKept(value: number, neurons: number): number {
-  const kept = value < 1 ? Math.round(value * neurons) : value;
-  if (!Number.isInteger(kept) || kept < 1 || kept > neurons) {
-    throw new UsageError(
-      `--neurons must be a number from 1 to the expert width ${neurons}, or a share below 1, not ${value}.`,
-    );
-  }
-  return kept;
-}
-
 /** A complete configuration of a size. `kept`: K, or null for all neurons. */
 export function configOf(
   { width }: BenchSize,

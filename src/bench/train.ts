@@ -2,6 +2,7 @@
 // achieved share of the machine's peak, the peak memory of each, and where the time of a step goes (trainProfile.ts).
 
 import { RunError, UsageError } from "../errors.ts";
+import { countOfNeurons } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import { forwardFlops, trainingFlops } from "../model/work.ts";
 import type { MachineLimits } from "./machine.ts";
@@ -10,7 +11,7 @@ import { measureMemory } from "./memory.ts";
 import { sizeArguments, startPeers, TorchPeers } from "./peers/find.ts";
 import type { PeerProcess } from "./peers/process.ts";
 import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
-import { type BenchSize, configOf, parseKept, parseSizes } from "./sizes.ts";
+import { type BenchSize, configOf, parseSizes } from "./sizes.ts";
 import { type BenchText, batchOf, openBenchText, trainerOf } from "./trainerArm.ts";
 import { type ProfileRow, profileSteps } from "./trainProfile.ts";
 
@@ -18,7 +19,7 @@ export interface TrainBenchOptions extends BenchOptions {
   /** Names, widths, or "all". Default: small. */
   readonly sizes?: readonly string[];
   /** K, or a share of F below 1. Default 1/4. */
-  readonly neurons?: number;
+  readonly neurons?: number | string;
   /** A text, as `mone train --data` takes it. */
   readonly data?: string;
   readonly dtype?: "auto" | "f32" | "bf16";
@@ -70,7 +71,7 @@ export interface TrainBench extends Envelope<"train"> {
 /** @throws UsageError for a size, a K or a text that cannot be used; RunError where memory does not suffice. */
 export async function benchTrain(options: TrainBenchOptions = {}): Promise<TrainBench> {
   const sizes = parseSizes(options.sizes ?? [options.quick ? "32" : "small"]);
-  for (const { width } of sizes) parseKept(options.neurons ?? 0.25, width); // before anything long begins
+  for (const { width } of sizes) countOfNeurons(options.neurons ?? 0.25, width); // before anything long begins
   const text = await openBenchText(options);
   try {
     return await inSession("train", options, async (session) => {
@@ -118,7 +119,7 @@ async function timeSize(
   const { signal, onProgress } = options;
   const config = configOf(size, null);
   const neurons = config.moe_intermediate_size;
-  const kept = parseKept(options.neurons ?? 0.25, neurons);
+  const kept = countOfNeurons(options.neurons ?? 0.25, neurons);
   if (kept === neurons) throw new UsageError("--neurons must be below the expert width: K = F is the MoE.");
   const { seq, batch } = batchOf(size, quick);
   const parameters = countParameters(config).total;

@@ -7,17 +7,17 @@ import { join } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { toBf16 } from "../kernels/kernel.ts";
 import { expertWidth } from "../model/config.ts";
+import { countOfNeurons } from "../model/neurons.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { type ExpertLayout, type Piece, type PlannedTensor, planTensors } from "./expertLayout.ts";
-import { resolveNeurons } from "./loadModel.ts";
 import { readModelConfig } from "./modelFolder.ts";
 import { PYTHON_FILE, pythonFile } from "./pythonFile.ts";
 import { type StoredDType, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { SINGLE_FILE, TensorFiles } from "./tensorFiles.ts";
 
 export interface ConvertOptions {
-  /** Neurons kept per token in each expert from then on: a share up to 1, or a count. */
-  readonly neurons?: number;
+  /** Neurons kept per token in each expert from then on, as model/neurons.ts reads it: "25%", 0.25, 64, "all". */
+  readonly neurons?: number | string;
   /** Type of all floats on disk; default: as they are. */
   readonly dtype?: "f32" | "bf16";
   readonly experts?: ExpertLayout;
@@ -53,8 +53,7 @@ export async function convertCheckpoint(
   const config = readModelConfig(folder); // checked
   const stored = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
   const width = expertWidth(config);
-  const kept =
-    neurons === undefined ? (config.num_neurons_per_tok ?? width) : resolveNeurons(neurons, config);
+  const kept = neurons === undefined ? (config.num_neurons_per_tok ?? width) : countOfNeurons(neurons, width);
   const files = TensorFiles.open(folder);
   try {
     const planned = planTensors(files.tensors, experts, stored.model_type === "mixtral");

@@ -7,17 +7,19 @@ import { openBackend } from "../backends/cpu.ts";
 import { UsageError } from "../errors.ts";
 import { LanguageModel } from "../infer/languageModel.ts";
 import { createStoredWeights, type WeightFormat, weightTypeOf } from "../infer/storedWeights.ts";
-import { expertWidth, type ModelConfig, withOverrides } from "../model/config.ts";
+import { type ModelConfig, withOverrides } from "../model/config.ts";
+import { type NeuronsOption, resolveNeurons } from "../model/neurons.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
 import { readGenerationDefaults } from "./generation.ts";
 import { type HubOptions, resolveModelPath } from "./hub.ts";
 import { readModelConfig, readTokenizer } from "./modelFolder.ts";
+import { readNeuronsOption } from "./studyFile.ts";
 import { hasTensors } from "./tensorFiles.ts";
 
 export interface LoadOptions extends HubOptions {
-  /** Neurons kept per token in each expert: a share of the width (0 to 1, e.g. 0.25) or, above 1, a count. */
-  readonly neurons?: number;
+  /** Neurons kept per token in each expert, as model/neurons.ts reads it: 0.25, "25%", 64, a list by layer, a study's file. */
+  readonly neurons?: NeuronsOption;
   /**
    * How weights are kept: f32, bf16, or int8 with a scale per row. `auto` (default): bf16 for a checkpoint of 16-bit
    * numbers and where the hardware multiplies bf16, else f32.
@@ -68,21 +70,6 @@ function bestStep(trainerPath: string): number | undefined {
 }
 
 /**
- * K for a share or a count of an expert width; a share is rounded up.
- * @throws UsageError if it is out of bounds.
- */
-export function resolveNeurons(neurons: number, config: ModelConfig): number {
-  const width = expertWidth(config);
-  const kept = neurons <= 1 ? Math.max(1, Math.ceil(neurons * width - 1e-9)) : neurons;
-  if (!(neurons > 0) || !Number.isInteger(kept) || kept > width) {
-    throw new UsageError(
-      `neurons must be a share above 0 and at most 1, or a count from 2 to the expert width ${width}, not ${neurons}`,
-    );
-  }
-  return kept;
-}
-
-/**
  * Opens a model folder for inference: its weights in the form asked for, in place where they have it already.
  * @param overrides keys that win over the folder's configuration. @param stored that configuration, if it is read already.
  * @throws UsageError for a configuration that cannot work; RunError for a damaged checkpoint.
@@ -110,8 +97,11 @@ export function openStoredModel(
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<LanguageModel> {
   const folder = findModelFolder(await resolveModelPath(path, options));
   const config = readModelConfig(folder);
-  const overrides =
-    options.neurons === undefined ? {} : { num_neurons_per_tok: resolveNeurons(options.neurons, config) };
+  const { neurons } = options;
+  const asked = typeof neurons === "string" ? readNeuronsOption(neurons) : neurons;
+  const kept = asked === undefined ? undefined : resolveNeurons(asked, config);
+  // One K is the model's own from then on; one of each layer is the decoder's business.
+  const overrides = typeof kept === "number" ? { num_neurons_per_tok: kept } : {};
   const tokenizer = readTokenizer(folder);
   const defaults = readGenerationDefaults(folder);
   const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
@@ -120,6 +110,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
       if (!options.backend) backend.close();
     };
     return new LanguageModel(openStoredModel(folder, backend, options, overrides, config), tokenizer, {
+      kept: typeof kept === "object" ? kept : undefined,
       onClose,
       defaults,
     });

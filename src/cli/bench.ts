@@ -5,7 +5,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { BenchOptions } from "../bench/result.ts";
 import type { BenchResult } from "../bench/save.ts";
 import { action, type Context, commandLine } from "./action.ts";
-import { addCommonOptions, addExample, addThreadsOption, integer, number } from "./options.ts";
+import { addCommonOptions, addExample, addThreadsOption, integer } from "./options.ts";
 
 interface CommonFlags {
   readonly threads?: number;
@@ -160,7 +160,7 @@ function addSelect(parent: Command): void {
 
 interface TrainFlags extends CommonFlags {
   readonly size?: string[];
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly data?: string;
   readonly dtype: "auto" | "f32" | "bf16";
   readonly profile?: boolean;
@@ -176,7 +176,7 @@ function addTrain(parent: Command): void {
     options: (command) =>
       command
         .addOption(sizeOption("small"))
-        .option("--neurons <n>", "K of the MoNE, or a share of F below 1 (default: 0.25)", number)
+        .option("--neurons <k>", "neurons that the MoNE keeps: a share (25%, 0.25) or a count (default: 25%)")
         .option("--data <source>", "text to train on, as for mone train")
         .addOption(dtypeOption())
         .option("--profile", "also say where the time of a step goes")
@@ -191,7 +191,7 @@ function addTrain(parent: Command): void {
 
 interface DecodeFlags extends CommonFlags {
   readonly size?: string[];
-  readonly neurons?: number[];
+  readonly neurons?: string[];
   readonly dtype?: ("f32" | "bf16" | "int8")[];
   readonly batch?: number[];
   readonly prompt?: number;
@@ -207,7 +207,11 @@ function addDecode(parent: Command): void {
     options: (command) =>
       command
         .addOption(sizeOption("large"))
-        .option("--neurons <n...>", "K besides K = F, or shares of F below 1 (default: 0.25)", listOf(number))
+        .option(
+          "--neurons <k...>",
+          "K besides all: shares (25%, 0.25) or counts (default: 25%)",
+          listOf(String),
+        )
         .addOption(
           new Option("--dtype <type...>", "forms of the weights (default: bf16 int8)").choices([
             "f32",
@@ -228,7 +232,7 @@ function addDecode(parent: Command): void {
 
 interface MemoryFlags extends CommonFlags {
   readonly size?: string[];
-  readonly neurons?: number;
+  readonly neurons?: string;
 }
 
 function addMemory(parent: Command): void {
@@ -239,7 +243,10 @@ function addMemory(parent: Command): void {
     options: (command) =>
       command
         .addOption(sizeOption("small medium"))
-        .option("--neurons <n>", "K of the MoNE, or a share of F below 1 (default: 0.25)", number),
+        .option(
+          "--neurons <k>",
+          "neurons that the MoNE keeps: a share (25%, 0.25) or a count (default: 25%)",
+        ),
     async run({ size: sizes, neurons }, common) {
       const { benchMemory } = await import("../bench/memory.ts");
       return benchMemory({ ...common, sizes, neurons });
@@ -248,7 +255,7 @@ function addMemory(parent: Command): void {
 }
 
 /** Reads an option with several values, also written with commas: `1,2,4`. */
-function listOf(read: (text: string) => number): (text: string, earlier?: readonly number[]) => number[] {
+function listOf<T>(read: (text: string) => T): (text: string, earlier?: readonly T[]) => T[] {
   return (text, earlier = []) => {
     const words = text.split(",").filter((word) => word !== "");
     if (words.length === 0) throw new InvalidArgumentError("It must be a list of numbers.");

@@ -4,10 +4,10 @@ import { type Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
 import { formatCount } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions, addModelArgument, number } from "./options.ts";
+import { addCommonOptions, addModelArgument } from "./options.ts";
 
 interface ConvertFlags {
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly dtype?: "f32" | "bf16" | "q8_0";
   readonly experts?: "apart" | "fused";
   readonly offline?: boolean;
@@ -23,8 +23,7 @@ export function addConvertCommand(program: Command): void {
     .argument("<target>", "new folder, or a file that ends in .gguf")
     .option(
       "--neurons <k>",
-      "neurons kept per token in each expert from then on: a share up to 1, or a count",
-      number,
+      "neurons kept per token in each expert from then on: a share (25%, 0.25), a count (64), or all",
     )
     .addOption(
       new Option("--dtype <type>", "type on disk (default: as it is; GGUF: bf16); q8_0: GGUF only").choices([

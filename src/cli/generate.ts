@@ -11,6 +11,7 @@ import {
   addThreadsOption,
   dtypeOption,
   integer,
+  neuronsHelp,
   number,
   repeated,
 } from "./options.ts";
@@ -25,7 +26,7 @@ interface GenerateFlags {
   readonly minP: number;
   readonly seed?: number;
   readonly stop?: readonly string[];
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly threads?: number;
   readonly offline?: boolean;
   readonly chat?: boolean;
@@ -53,7 +54,7 @@ export function addGenerateCommand(program: Command): void {
     .option("--min-p <p>", "only tokens with this share of the best one's probability", number, minP)
     .option("--seed <n>", "the same seed gives the same text (default: a new one each time)", integer(0))
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
-    .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
+    .option("--neurons <k>", neuronsHelp)
     .addOption(dtypeOption("auto"));
   addThreadsOption(command);
   addCommonOptions(command, 'mone generate runs/first "Once upon a time" --max-tokens 100 --temperature 0.7');

@@ -4,11 +4,11 @@ import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { action, type Context } from "./action.ts";
-import { addCommonOptions, addModelArgument, addThreadsOption, dtypeOption, number } from "./options.ts";
+import { addCommonOptions, addModelArgument, addThreadsOption, dtypeOption, neuronsHelp } from "./options.ts";
 
 interface LogitsFlags {
   readonly ids: string;
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly router?: boolean;
   readonly threads?: number;
   readonly offline?: boolean;
@@ -21,7 +21,7 @@ export function addLogitsCommand(program: Command): void {
     .description("print the logits of every position, to compare with another implementation");
   addModelArgument(command)
     .requiredOption("--ids <list>", "tokens by number, e.g. 1,2,3")
-    .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
+    .option("--neurons <k>", neuronsHelp)
     .option("--router", "also router logits, chosen experts and their weights, layer by layer")
     .addOption(dtypeOption("f32"));
   addThreadsOption(command);
@@ -34,7 +34,9 @@ async function run(
   given: string,
   { ids: list, neurons, router, threads, offline, dtype }: LogitsFlags,
 ): Promise<void> {
-  const { findModelFolder, openStoredModel, resolveNeurons } = await import("../checkpoint/loadModel.ts");
+  const { findModelFolder, openStoredModel } = await import("../checkpoint/loadModel.ts");
+  const { resolveNeurons } = await import("../model/neurons.ts");
+  const { readNeuronsOption } = await import("../checkpoint/studyFile.ts");
   const { resolveModelPath } = await import("../checkpoint/hub.ts");
   const { readModelConfig } = await import("../checkpoint/modelFolder.ts");
   const { openBackend } = await import("../backends/cpu.ts");
@@ -42,7 +44,7 @@ async function run(
   const folder = findModelFolder(await resolveModelPath(given, { offline, signal, announce: output.note }));
   const config = readModelConfig(folder);
   const ids = readIds(list, config.vocab_size, config.max_position_embeddings);
-  const kept = neurons === undefined ? undefined : resolveNeurons(neurons, config);
+  const kept = neurons === undefined ? undefined : resolveNeurons(readNeuronsOption(neurons), config);
   const backend = openBackend({ threads }, output.note);
   try {
     const model = openStoredModel(folder, backend, { dtype }, {}, config);

@@ -15,6 +15,7 @@ import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { addLogitsCommand } from "./logits.ts";
 import { addExample } from "./options.ts";
+import { addStudyCommand } from "./study.ts";
 import { addTokenizerCommand } from "./tokenizer.ts";
 import { addTrainCommand } from "./train.ts";
 
@@ -29,6 +30,7 @@ function buildProgram(): Command {
   addCompareCommand(program);
   addTrainCommand(program);
   addGenerateCommand(program);
+  addStudyCommand(program);
   addInspectCommand(program);
   addLogitsCommand(program);
   addConvertCommand(program);

@@ -32,6 +32,10 @@ export function addModelArgument(command: Command): Command {
     .option("--offline", "never use the network: a model of the hub must be in the cache already");
 }
 
+/** What every --neurons says. */
+export const neuronsHelp =
+  "neurons kept per token in each expert: a share (25%, 0.25), a count (64), all, or a study.json";
+
 type SettingName = keyof typeof settings;
 
 /**

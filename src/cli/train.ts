@@ -6,7 +6,7 @@ import { formatCount, formatDuration, formatFixed, formatTokensPerSecond } from 
 import { checkSettings, resolveTrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { TrainResult } from "../train/loop.ts";
 import { action, type Context, commandLine, Interrupted } from "./action.ts";
-import { addCommonOptions, addSettingOptions, addThreadsOption, number } from "./options.ts";
+import { addCommonOptions, addSettingOptions, addThreadsOption } from "./options.ts";
 import { showSteps, showText } from "./progress.ts";
 import { mergeInputs, readPairs, readSettingsFile, settingsHelp } from "./settingsInput.ts";
 
@@ -26,7 +26,7 @@ const optionNames = [
 type TrainFlags = Pick<TrainConfigInput, (typeof optionNames)[number]> & {
   readonly out?: string;
   readonly resume?: boolean;
-  readonly neurons?: number;
+  readonly neurons?: string;
   readonly config?: string;
   readonly set?: readonly string[];
   readonly threads?: number;
@@ -36,7 +36,10 @@ export function addTrainCommand(program: Command): void {
   const command = program.command("train").description("train a model; it can be stopped and resumed");
   addSettingOptions(command, optionNames);
   command
-    .option("--neurons <k>", "neurons kept per token in each expert: a share up to 1, or a count", number)
+    .option(
+      "--neurons <k>",
+      "neurons kept per token in each expert: a share (25%, 0.25), a count (64), or all",
+    )
     .option("--config <file>", "settings from a YAML or JSON file; --set wins over it, options win over both")
     .option("--set <key=value...>", "any setting of the list below, e.g. model.num_experts=8")
     .option("--out <folder>", "run folder (default: runs/<preset>-seed<seed>)")
@@ -83,10 +86,15 @@ async function settingsOf(flags: TrainFlags): Promise<TrainConfigInput> {
   const file = flags.config === undefined ? {} : readSettingsFile(flags.config);
   const input = mergeInputs(file, readPairs(flags.set ?? []), options);
   if (flags.neurons === undefined) return input;
-  const { resolveNeurons } = await import("../checkpoint/loadModel.ts");
+  const [{ countOfNeurons }, { expertWidth }] = await Promise.all([
+    import("../model/neurons.ts"),
+    import("../model/config.ts"),
+  ]);
   // The tokenizer is not known yet and does not matter: a share is one of the experts' width.
   const { model } = resolveTrainConfig(input, 1, "settings");
-  return mergeInputs(input, { model: { num_neurons_per_tok: resolveNeurons(flags.neurons, model) } });
+  return mergeInputs(input, {
+    model: { num_neurons_per_tok: countOfNeurons(flags.neurons, expertWidth(model)) },
+  });
 }
 
 function summary({ path, steps, tokens, seconds, tokensPerSecond, ...result }: TrainResult): string[] {

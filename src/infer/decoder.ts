@@ -30,8 +30,10 @@ export interface DecoderOptions {
   readonly maxPositions?: number;
   /** Round operands of products to bf16; stored weights have their own type. */
   readonly bf16?: boolean;
-  /** Neurons kept per token in each expert, instead of the model's own number. */
-  readonly kept?: number;
+  /** Neurons kept per token in each expert, instead of the model's own number; a list has one number for each layer. */
+  readonly kept?: number | readonly number[];
+  /** Experts per token, instead of the model's own number. */
+  readonly active?: number;
   /** How keys and values are kept. Default: f32 for a model whose weights are f32, else bf16. */
   readonly cacheType?: CacheType;
 }
@@ -52,7 +54,8 @@ export class Decoder {
   readonly maxPositions: number;
   readonly bf16: boolean;
   readonly cacheType: CacheType;
-  readonly kept: number | undefined;
+  readonly kept: number | readonly number[] | undefined;
+  readonly active: number | undefined;
   readonly #keys: DeviceBuffer[];
   readonly #values: DeviceBuffer[];
   readonly #freeSlots: number[];
@@ -69,6 +72,7 @@ export class Decoder {
     );
     this.bf16 = options.bf16 ?? false;
     this.kept = options.kept;
+    this.active = options.active;
     this.cacheType = options.cacheType ?? (model.halves ? "bf16" : "f32");
     const { num_key_value_heads: kvHeads, head_dim: headDim } = config;
     const length = cacheSize(this.slots, this.maxPositions, kvHeads, headDim);
@@ -193,7 +197,8 @@ export class Decoder {
     const column = (values: Uint32Array) => tape.constant(values, [values.length]);
     const positionsTensor = column(positions);
     const attend = this.#attend(column(slots), positionsTensor);
-    const options = { attend, bf16: this.bf16, balance: false, kept: this.kept, onRouting };
+    const { bf16, kept, active } = this;
+    const options = { attend, bf16, balance: false, kept, active, onRouting };
     const { hidden } = model.forward(tape, column(ids), positionsTensor, options);
     const lastRows = last.length === ids.length ? hidden : embedding(tape, column(last), hidden);
     return linear(tape, lastRows, model.head, this.bf16);

@@ -3,6 +3,7 @@
 
 import { throwIfAborted, UsageError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
+import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { RandomStream } from "../random.ts";
 import { StreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
@@ -33,13 +34,22 @@ export class LanguageModel {
   readonly tokenizer: Tokenizer;
   readonly defaults: GenerationDefaults;
   readonly #bf16: boolean;
+  readonly #kept: Kept | undefined;
   readonly #onClose: () => void;
 
-  /** @param onClose called by `close` after the model's memory is free, e.g. to close the backend. */
+  /**
+   * @param kept neurons kept instead of the model's number. @param onClose called by `close` after the model's memory is
+   *   free, e.g. to close the backend.
+   */
   constructor(
     model: Transformer,
     tokenizer: Tokenizer,
-    { bf16 = false, onClose = () => {}, defaults = {} as GenerationDefaults } = {},
+    {
+      bf16 = false,
+      kept,
+      onClose = () => {},
+      defaults = {},
+    }: { bf16?: boolean; kept?: Kept; onClose?: () => void; defaults?: GenerationDefaults } = {},
   ) {
     if (tokenizer.vocabSize > model.config.vocab_size) {
       throw new UsageError(
@@ -50,6 +60,7 @@ export class LanguageModel {
     this.tokenizer = tokenizer;
     this.defaults = defaults;
     this.#bf16 = bf16;
+    this.#kept = kept;
     this.#onClose = onClose;
   }
 
@@ -78,6 +89,7 @@ export class LanguageModel {
     const draws = new RandomStream(seed, "generate");
     const decoder = new Decoder(this.model, {
       bf16: this.#bf16,
+      kept: this.#kept,
       maxPositions: ids.length + Math.min(room, maxTokens),
     });
     const slot = decoder.claim() as number;

@@ -11,6 +11,7 @@ import {
 } from "./cachedAttention.ts";
 import { headCrossEntropy, headCrossEntropyGrad } from "./crossEntropy.ts";
 import { combine, dispatch } from "./dispatch.ts";
+import { logitDivergence } from "./divergence.ts";
 import { add, copy, fill } from "./elementwise.ts";
 import { embedding, embeddingGrad } from "./embedding.ts";
 import { copyBf16, decodeBf16, encodeBf16, encodeInt8, transposeBf16, transposeF32 } from "./encode.ts";
@@ -38,6 +39,7 @@ import {
   storedRowsF32,
   storedRowsInt8,
 } from "./storedLinear.ts";
+import { studyExpertsBf16, studyExpertsF32, studyExpertsInt8 } from "./studyExperts.ts";
 import { addBias, addGated, clip, routerGroups } from "./variants.ts";
 
 /** Every kernel under its own name. */
@@ -86,6 +88,10 @@ export const catalogue = {
   neuronExpertsF32,
   neuronExpertsBf16,
   neuronExpertsInt8,
+  studyExpertsF32,
+  studyExpertsBf16,
+  studyExpertsInt8,
+  logitDivergence,
   encodeBf16,
   decodeBf16,
   copyBf16,

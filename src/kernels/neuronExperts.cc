@@ -18,12 +18,23 @@ static inline void selectNeurons(Activation activation, ThresholdSearch& search,
   });
 }
 
+/** Selects by the gate alone, so that up is read for kept neurons only. studyExperts.cc has other selectors. */
+struct GateSelector {
+  static constexpr bool kNeedsUp = false;
+
+  template <class Activation, class Args>
+  static void select(Activation activation, ThresholdSearch& search, const Args& a, float* gate, const float*, int64_t,
+                     int64_t r) {
+    selectNeurons(activation, search, gate, a.keep + r * keepWords(a.neurons), a.neurons, a.kept);
+  }
+};
+
 /** A piece of one expert's work: neurons or columns begin..end. */
 struct ExpertPiece {
   int64_t expert, begin, end;
 };
 
-template <class Weights, class Args>
+template <class Weights, class Args, class Selector = GateSelector>
 class ExpertsCall {
  public:
   explicit ExpertsCall(const Args& args)
@@ -78,6 +89,23 @@ class ExpertsCall {
           });
     });
 
+    // A selector that looks at up needs it whole, before it selects.
+    float* ups = Selector::kNeedsUp ? scratch(2, a.rows * a.neurons) : nullptr;
+    const auto eachUp = [&](auto&& extent, auto&& neuronOf, auto&& use) {
+      inPieces(few, count, leastRows, extent, [&](const ExpertPiece& piece, int64_t at) {
+        const Element* w = up(piece.expert);
+        const int64_t first = firstRow(piece.expert);
+        dotRows<Weights>(
+            piece.end - piece.begin, [&](int64_t i) { return w + neuronOf(at, piece.begin + i) * a.width; },
+            x + first * xWords, rowsOf(piece.expert), a.width, [&](int64_t i, int64_t v, float sum) {
+              const int64_t j = neuronOf(at, piece.begin + i);
+              use((first + v) * a.neurons + j, scaled(sum, a.upScales, piece.expert * a.neurons + j));
+            });
+      });
+    };
+    if constexpr (Selector::kNeedsUp)
+      eachUp(all, [](int64_t, int64_t i) { return i; }, [&](int64_t at, float value) { ups[at] = value; });
+
     // Neurons that any row of the expert keeps, in their order.
     uint32_t* wanted = static_cast<uint32_t*>(threadScratch(7, 4 * count * (a.neurons + 1)));
     uint32_t* wantedCount = wanted + count * a.neurons;
@@ -86,25 +114,21 @@ class ExpertsCall {
         ThresholdSearch search;
         for (int64_t i = begin; i < end; i++) {
           const int64_t first = firstRow(few[i]), rows = rowsOf(few[i]);
-          for (int64_t r = first; r < first + rows; r++)
-            selectNeurons(activation, search, hidden + r * a.neurons, a.keep + r * words, a.neurons, a.kept);
+          for (int64_t r = first; r < first + rows; r++) {
+            const float* factor = Selector::kNeedsUp ? ups + r * a.neurons : nullptr;
+            Selector::select(activation, search, a, hidden + r * a.neurons, factor, few[i], r);
+            if constexpr (Selector::kNeedsUp) multiplyInto(hidden + r * a.neurons, factor, a.neurons);
+          }
           wantedCount[i] = unionOf(a.keep + first * words, rows, wanted + i * a.neurons);
         }
       });
     });
 
-    inPieces(few, count, leastRows, [&](int64_t i) { return int64_t(wantedCount[i]); },
-             [&](const ExpertPiece& piece, int64_t at) {
-      const Element* w = up(piece.expert);
-      const uint32_t* neurons = wanted + at * a.neurons + piece.begin;
-      const int64_t first = firstRow(piece.expert);
-      dotRows<Weights>(
-          piece.end - piece.begin, [&](int64_t i) { return w + int64_t(neurons[i]) * a.width; }, x + first * xWords,
-          rowsOf(piece.expert), a.width, [&](int64_t i, int64_t v, float sum) {
-            const int64_t j = neurons[i];
-            hidden[(first + v) * a.neurons + j] *= scaled(sum, a.upScales, piece.expert * a.neurons + j);
-          });
-    });
+    if constexpr (!Selector::kNeedsUp) {
+      eachUp([&](int64_t i) { return int64_t(wantedCount[i]); },
+             [&](int64_t at, int64_t i) { return int64_t(wanted[at * a.neurons + i]); },
+             [&](int64_t at, float value) { hidden[at] *= value; });
+    }
 
     // Memory likes long stretches of a row.
     constexpr int64_t kLeastColumns = 256;
@@ -179,8 +203,8 @@ class ExpertsCall {
         for (int64_t r = firstRow(piece.expert) + piece.begin; r < firstRow(piece.expert) + piece.end; r++) {
           float *row = hidden + r * a.neurons, *factor = ups + r * a.neurons;
           if constexpr (Weights::kScaled) multiplyInto(row, a.gateScales + scales, a.neurons);
-          selectNeurons(activation, search, row, a.keep + r * words, a.neurons, a.kept);
           if constexpr (Weights::kScaled) multiplyInto(factor, a.upScales + scales, a.neurons);
+          Selector::select(activation, search, a, row, factor, piece.expert, r);
           multiplyInto(row, factor, a.neurons);
           scaleRow(row, weightOf(r), a.neurons);
           if constexpr (Weights::kScaled) multiplyInto(row, a.downScales + scales, a.neurons);

@@ -10,7 +10,7 @@
 // of up): experts of a mapped checkpoint lie apart. `down` is contiguous.
 
 import { activate, activations } from "./activation.ts";
-import { type ArrayOf, defineKernel } from "./kernel.ts";
+import { defineKernel, type FloatArray } from "./kernel.ts";
 import { keepWords } from "./neuronTopK.ts";
 import {
   readerOf,
@@ -22,7 +22,8 @@ import {
   type WeightType,
 } from "./stored.ts";
 
-interface Case {
+/** Shapes of a sample. */
+export interface ExpertCase {
   name: string;
   counts: number[];
   width: number;
@@ -34,7 +35,7 @@ interface Case {
   large?: boolean;
 }
 
-const cases: Case[] = [
+const cases: ExpertCase[] = [
   { name: "one row, all of 10", counts: [1], width: 5, neurons: 10, kept: 10 },
   { name: "rows of 3 experts, 3 of 10", counts: [2, 0, 1], width: 33, neurons: 10, kept: 3 },
   { name: "5 tokens x 2, 3 of 10", counts: [4, 5, 1], width: 33, neurons: 10, kept: 3, active: 2 },
@@ -69,7 +70,8 @@ function slotsOf(slots: number): number[] {
   return Array.from({ length: slots }, (_, s) => (s * stride + 2) % slots);
 }
 
-function sampleOf(sample: Case) {
+/** A sample of these shapes; with places that must be looked at. */
+export function expertCase(sample: ExpertCase) {
   const { name, counts, width, neurons, kept, activation = activations.silu, active = 0, large } = sample;
   const offsets = [0];
   for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
@@ -84,6 +86,72 @@ function sampleOf(sample: Case) {
     inputs: { offsets, places: [...gate, ...gate], slotOfRow: slotsOf(active === 0 ? 0 : rows) },
     ...(large && { large }),
   };
+}
+
+interface ExpertArrays {
+  x: FloatArray;
+  weights: FloatArray;
+  slotOfRow: Uint32Array;
+  offsets: Uint32Array;
+  places: Uint32Array;
+  gate: StoredArray | Float64Array;
+  up: StoredArray | Float64Array;
+  down: StoredArray | Float64Array;
+  gateScales: FloatArray;
+  upScales: FloatArray;
+  downScales: FloatArray;
+  y: FloatArray;
+  keep: Uint32Array;
+}
+
+interface ExpertParams {
+  groups: number;
+  rows: number;
+  width: number;
+  neurons: number;
+  activation: number;
+  active: number;
+}
+
+/**
+ * The reference of this kernel and of studyExperts.ts, which differ in what they keep.
+ * @param choose neurons kept by row r of expert e, from the gate values of all and the up projection of each.
+ */
+export function expertsReference(
+  type: WeightType,
+  buffers: ExpertArrays,
+  { groups, rows, width, neurons, activation, active }: ExpertParams,
+  choose: (gates: number[], up: (j: number) => number, e: number, r: number) => number[],
+): void {
+  const { x, weights, slotOfRow, offsets, places, gateScales, upScales, downScales, y, keep } = buffers;
+  const [gate, up, down] = [buffers.gate, buffers.up, buffers.down].map((stored) =>
+    readerOf(type, stored as StoredArray),
+  );
+  const round = roundFor(type);
+  const words = keepWords(neurons);
+  keep.fill(0, 0, rows * words);
+  y.fill(0, 0, rows * width);
+  for (let e = 0; e < groups; e++) {
+    for (let r = offsets[e]; r < offsets[e + 1]; r++) {
+      const row = active === 0 ? r : Math.floor(slotOfRow[r] / active);
+      const weight = active === 0 ? 1 : weights[slotOfRow[r]];
+      const dot = (stored: (index: number) => number, at: number, scales: ArrayLike<number>, j: number) => {
+        let sum = 0;
+        for (let d = 0; d < width; d++) sum += round(x[row * width + d]) * stored(at + j * width + d);
+        return Math.fround(Math.fround(sum) * scaleOf(type, scales, e * neurons + j));
+      };
+      const upOf = (j: number) => dot(up, places[groups + e], upScales, j);
+      const values = Array.from({ length: neurons }, (_, j) =>
+        Math.fround(activate(activation, dot(gate, places[e], gateScales, j))),
+      );
+      for (const j of choose(values, upOf, e, r)) {
+        keep[r * words + (j >>> 5)] |= 1 << (j & 31);
+        const hidden = Math.fround(Math.fround(values[j] * upOf(j)) * weight);
+        const factor = round(Math.fround(hidden * scaleOf(type, downScales, e * neurons + j)));
+        for (let d = 0; d < width; d++) y[r * width + d] += factor * down((e * neurons + j) * width + d);
+      }
+    }
+  }
 }
 
 function neuronExperts(type: WeightType) {
@@ -131,46 +199,14 @@ function neuronExperts(type: WeightType) {
       y: rows * width,
       keep: rows * keepWords(neurons),
     }),
-    reference(buffers, { groups, rows, width, neurons, kept, activation, active }) {
-      const { x, weights, slotOfRow, offsets, places, gateScales, upScales, downScales, y, keep } = buffers;
-      const [gate, up, down] = [buffers.gate, buffers.up, buffers.down].map((stored) =>
-        readerOf(type, stored as StoredArray),
-      );
-      const round = roundFor(type);
-      const words = keepWords(neurons);
-      (keep as ArrayOf<"u32">).fill(0, 0, rows * words);
-      y.fill(0, 0, rows * width);
-      for (let e = 0; e < groups; e++) {
-        for (let r = offsets[e]; r < offsets[e + 1]; r++) {
-          const row = active === 0 ? r : Math.floor(slotOfRow[r] / active);
-          const weight = active === 0 ? 1 : weights[slotOfRow[r]];
-          const dot = (
-            stored: (index: number) => number,
-            at: number,
-            scales: ArrayLike<number>,
-            j: number,
-          ) => {
-            let sum = 0;
-            for (let d = 0; d < width; d++) sum += round(x[row * width + d]) * stored(at + j * width + d);
-            return Math.fround(Math.fround(sum) * scaleOf(type, scales, e * neurons + j));
-          };
-          const values = Array.from({ length: neurons }, (_, j) =>
-            Math.fround(activate(activation, dot(gate, places[e], gateScales, j))),
-          );
-          const order = values.map((_, j) => j);
-          order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
-          for (const j of order.slice(0, kept)) {
-            keep[r * words + (j >>> 5)] |= 1 << (j & 31);
-            const hidden = Math.fround(
-              Math.fround(values[j] * dot(up, places[groups + e], upScales, j)) * weight,
-            );
-            const factor = round(Math.fround(hidden * scaleOf(type, downScales, e * neurons + j)));
-            for (let d = 0; d < width; d++) y[r * width + d] += factor * down((e * neurons + j) * width + d);
-          }
-        }
-      }
+    reference(buffers, params) {
+      expertsReference(type, buffers, params, (values) => {
+        const order = values.map((_, j) => j);
+        order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
+        return order.slice(0, params.kept);
+      });
     },
-    samples: () => cases.map(sampleOf),
+    samples: () => cases.map(expertCase),
     flops: ({ rows, width, neurons, kept }) => 2 * rows * width * (neurons + 2 * kept),
   });
 }

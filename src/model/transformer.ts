@@ -4,7 +4,7 @@
 // Letters: T tokens, D width, H C query width, G C key width, E experts, F neurons.
 
 import type { Backend } from "../backends/backend.ts";
-import { denseExpert } from "../mone/expert.ts";
+import { denseExpert, type ExpertsOverride } from "../mone/expert.ts";
 import { type LayerOutput, mixtureLayer } from "../mone/layer.ts";
 import type { Routing } from "../mone/router.ts";
 import { RandomStream } from "../random.ts";
@@ -25,8 +25,12 @@ export interface ForwardOptions {
   readonly bf16: boolean;
   /** Compute balance losses and usage. */
   readonly balance: boolean;
-  /** Neurons kept instead of the configuration's number. */
-  readonly kept?: number;
+  /** Neurons kept instead of the configuration's number; a list has one number for each layer. */
+  readonly kept?: number | readonly number[];
+  /** Experts per token instead of the configuration's number. */
+  readonly active?: number;
+  /** Computes the networks in which neurons are selected, in the model's place: for studies of inference. */
+  readonly experts?: (layer: number) => ExpertsOverride;
   /** Forget a layer's intermediates after its forward pass, and compute them again for the backward pass. */
   readonly recompute?: boolean;
   /** Told how each sparse layer routes, to keep what it wants of it on the tape. */
@@ -173,7 +177,7 @@ export class Transformer {
     tape: Tape,
     layer: number,
     x: Tensor,
-    { bf16, balance, kept: keptByCaller, onRouting }: ForwardOptions,
+    { bf16, balance, kept: keptByCaller, active, experts, onRouting }: ForwardOptions,
   ): LayerTensors {
     const { config } = this;
     const at = `model.layers.${layer}.mlp`;
@@ -185,11 +189,14 @@ export class Transformer {
         down: this.parameter(`${prefix}.down_proj${suffix}`),
       };
     const common = { activation: config.hidden_act, bf16 };
-    const selected = keptByCaller ?? keptNeurons(config);
+    const byLayer = typeof keptByCaller === "object" ? keptByCaller[layer] : keptByCaller;
+    const selected = byLayer ?? keptNeurons(config);
+    const override = experts?.(layer);
     if (!isSparseLayer(config, layer)) {
       const kept = config.num_experts > 0 ? config.intermediate_size : selected;
       const dense = config.variant?.mlpBias ? this.#biased(at) : weights(at, ".weight");
-      return { x: denseExpert(tape, normed, dense, { ...common, kept }) };
+      const options = { ...common, kept, ...(config.num_experts === 0 && { override }) };
+      return { x: denseExpert(tape, normed, dense, options) };
     }
     const { output, routing, balanceLoss, usage } = mixtureLayer(
       tape,
@@ -198,7 +205,8 @@ export class Transformer {
       {
         ...common,
         kept: selected,
-        active: config.num_experts_per_tok,
+        override,
+        active: active ?? config.num_experts_per_tok,
         normaliseWeights: config.norm_topk_prob,
         groups: config.variant?.groupedRouter,
         neuronScore: config.neuron_aux_loss,

@@ -21,7 +21,21 @@ export interface ExpertOptions {
   readonly activation: Activation;
   /** Round operands of the products to bf16. */
   readonly bf16: boolean;
+  /** Computes the experts in place of the functions here; for inference on stored weights. */
+  readonly override?: ExpertsOverride;
 }
+
+/**
+ * Another way to compute the experts of a layer: outputs [R, D] for the tokens x_TD, as neuronExperts of tensor/ops.ts
+ * makes them. Without `routing` there is one network that every row visits.
+ */
+export type ExpertsOverride = (
+  tape: Tape,
+  x: Tensor,
+  offsets: Tensor,
+  weights: StoredExperts,
+  options: { readonly kept: number; readonly activation: Activation; readonly routed?: Routing },
+) => Tensor;
 
 export interface ExpertWeights {
   /** [E, F, D] */
@@ -53,14 +67,19 @@ export function experts(
   x: Tensor,
   routing: Routing,
   weights: ExpertWeights | StoredExperts,
-  { kept, activation, bf16 }: ExpertOptions,
+  { kept, activation, bf16, override }: ExpertOptions,
   score?: NeuronScore,
 ): ExpertOutput {
   const { offsets } = routing;
   if (isStored(weights)) {
     if (score) throw new Error("the balance of neurons is for training: stored weights keep no scores");
-    return { output: neuronExperts(tape, x, offsets, weights, { kept, activation, routed: routing }).y };
+    const options = { kept, activation, routed: routing };
+    return {
+      output:
+        override?.(tape, x, offsets, weights, options) ?? neuronExperts(tape, x, offsets, weights, options).y,
+    };
   }
+  if (override) throw new Error("other ways to compute experts need stored weights");
   const gate = groupedLinear(tape, x, weights.gate, offsets, bf16, routing);
   const up = groupedLinear(tape, x, weights.up, offsets, bf16, routing);
   const scored = score && { ...score, offsets };
@@ -86,12 +105,16 @@ export function denseExpert(
   tape: Tape,
   x: Tensor,
   weights: DenseWeights | StoredExperts,
-  { kept, activation, bf16 }: ExpertOptions,
+  { kept, activation, bf16, override }: ExpertOptions,
 ): Tensor {
   if (isStored(weights)) {
     const offsets = tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
-    return neuronExperts(tape, x, offsets, weights, { kept, activation }).y;
+    const options = { kept, activation };
+    return (
+      override?.(tape, x, offsets, weights, options) ?? neuronExperts(tape, x, offsets, weights, options).y
+    );
   }
+  if (override) throw new Error("other ways to compute experts need stored weights");
   const { biases } = weights;
   const product = (input: Tensor, which: "gate" | "up" | "down") => {
     const y = linear(tape, input, weights[which], bf16);

@@ -1,0 +1,43 @@
+// The result of a study in words.
+
+import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
+import type { Kept } from "../model/neurons.ts";
+import { decodeBytes } from "../model/work.ts";
+import { formatPercent } from "../report/format.ts";
+import { meanKept, type SettingResult, type SpeedResult, type Verdict } from "./result.ts";
+
+export function verdictOf(
+  config: ModelConfig,
+  kept: Kept,
+  settings: readonly SettingResult[],
+  speeds: readonly SpeedResult[],
+  tolerance: number,
+): Verdict {
+  const width = expertWidth(config);
+  const own = keptNeurons(config);
+  const mean = Math.round(meanKept(kept));
+  const names = typeof kept === "object" ? ["per-layer-k"] : mean === own ? ["reference"] : ["gate-k"];
+  const result = settings.find(
+    ({ name }) => name === (names[0] === "reference" ? "reference" : `${names[0]}${mean}`),
+  );
+  if (!result) throw new Error(`the recommended ${names[0]}${mean} was not measured`);
+  const bytes = (k: number) => decodeBytes({ ...config, num_neurons_per_tok: k }, "bf16").total;
+  const expectedSpeedup = bytes(own) / bytes(mean);
+  const measuredSpeedup = speeds.find(({ name }) => name === "recommended")?.speedup ?? Number.NaN;
+  const prunedShare = 1 - mean / width;
+  const { ratio, ratioInterval } = result;
+  const rise = (value: number) => `${value < 1 ? "-" : "+"}${formatPercent(Math.abs(value - 1), 2)}`;
+  const limit = formatPercent(
+    tolerance,
+    tolerance < 0.01 ? 2 : tolerance * 100 === Math.round(tolerance * 100) ? 0 : 1,
+  );
+  const how =
+    typeof kept === "object" ? `K per layer, ${mean} of ${width} on average` : `K = ${mean} of ${width}`;
+  const text =
+    mean === own
+      ? `No neurons can be dropped for at most ${limit} higher perplexity on this text, beyond what the model drops itself (${how}).`
+      : `Drop up to ${formatPercent(prunedShare, 0)} of neurons (${how}) for at most ${limit} higher perplexity on this text: ` +
+        `${rise(ratio)} (95 % interval ${rise(ratioInterval.low)} to ${rise(ratioInterval.high)}); ` +
+        `expected decode speed-up ${expectedSpeedup.toFixed(2)}x (measured ${measuredSpeedup.toFixed(2)}x).`;
+  return { text, prunedShare, ratio, ratioInterval, expectedSpeedup, measuredSpeedup };
+}

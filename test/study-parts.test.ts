@@ -1,0 +1,97 @@
+// The parts of a study that need no model: bootstrap, allocation, histograms, evenness.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RandomStream } from "../src/random.ts";
+import { allocateGreedily } from "../src/study/allocation.ts";
+import { bootstrap } from "../src/study/bootstrap.ts";
+import { evenness } from "../src/study/evenness.ts";
+import { GateHistogram } from "../src/study/histogram.ts";
+
+test("bootstrap intervals of a mean cover the truth about as often as they say", () => {
+  const trials = 200;
+  const units = 50;
+  let covered = 0;
+  for (let trial = 0; trial < trials; trial++) {
+    const values = new Float64Array(units);
+    new RandomStream(trial, "coverage").fillNormal(values);
+    const mean = (weights: Uint32Array) =>
+      values.reduce((sum, value, i) => sum + weights[i] * value, 0) / units;
+    const { low, high } = bootstrap(units, mean, { seed: 7, resamples: 400 });
+    if (low <= 0 && high >= 0) covered++;
+  }
+  // 95 % less what the percentile method loses with 50 units (about 1 %), within three standard errors of 200 trials.
+  assert.ok(covered / trials > 0.89 && covered / trials < 0.99, `covered ${covered / trials}`);
+});
+
+test("bootstrap: the same seed, the same interval; one unit, no width", () => {
+  const values = [3, 1, 4, 1, 5, 9, 2, 6];
+  const mean = (weights: Uint32Array) => values.reduce((sum, value, i) => sum + weights[i] * value, 0) / 8;
+  assert.deepEqual(bootstrap(8, mean, { seed: 2 }), bootstrap(8, mean, { seed: 2 }));
+  assert.notDeepEqual(bootstrap(8, mean, { seed: 2 }), bootstrap(8, mean, { seed: 3 }));
+  assert.deepEqual(
+    bootstrap(1, (weights) => 5 * weights[0]),
+    { low: 5, high: 5 },
+  );
+});
+
+test("greedy allocation meets its budget and beats one K where layers differ", () => {
+  const counts = [100, 80, 60, 40, 20, 10];
+  const costs = [
+    [0, 0.1, 0.2, 0.4, 0.9, 2], // matters
+    [0, 0, 0, 0.001, 0.002, 0.01], // hardly matters
+    [0, 0.05, 0.1, 0.2, 0.5, 1],
+  ];
+  const costOf = (kept: readonly number[]) =>
+    kept.reduce((sum, count, layer) => {
+      // Straight between the counts that are known.
+      const i = counts.findIndex((one) => one <= count);
+      if (counts[i] === count) return sum + costs[layer][i];
+      const share = (counts[i - 1] - count) / (counts[i - 1] - counts[i]);
+      return sum + costs[layer][i - 1] + share * (costs[layer][i] - costs[layer][i - 1]);
+    }, 0);
+  for (const mean of [80, 60, 50, 40, 20, 10]) {
+    const kept = allocateGreedily(counts, costs, mean);
+    assert.equal(
+      kept.reduce((a, b) => a + b, 0),
+      3 * mean,
+      `mean ${mean}: ${kept}`,
+    );
+    assert.ok(costOf(kept) <= costOf([mean, mean, mean]) + 1e-12, `mean ${mean}`);
+  }
+  assert.ok(costOf(allocateGreedily(counts, costs, 60)) < 0.5 * costOf([60, 60, 60]));
+});
+
+test("greedy allocation looks beyond one dear step", () => {
+  // From 100 to 80 everything of layer 0 is paid for; the rest is free.
+  const kept = allocateGreedily(
+    [100, 80, 20],
+    [
+      [0, 0.3, 0.3],
+      [0, 0.2, 0.8],
+    ],
+    60,
+  );
+  assert.deepEqual(kept, [20, 100]);
+});
+
+test("histograms: quantiles and shares of a uniform distribution", () => {
+  const histogram = new GateHistogram();
+  histogram.add(Float32Array.from({ length: 10000 }, (_, i) => (i % 2 ? 1 : -1) * ((i + 0.5) / 10000)));
+  for (const share of [0.01, 0.1, 0.5, 0.9, 0.99]) {
+    assert.ok(Math.abs(histogram.quantile(share) - share) < 0.02 * share + 1e-4, `quantile ${share}`);
+    assert.ok(Math.abs(histogram.below(share) - share) < 0.02 * share + 1e-4, `below ${share}`);
+  }
+  const { first, shares } = histogram.octaves();
+  assert.ok(Math.abs(shares[-1 - first] - 0.5) < 1e-3); // from 1/2 to 1
+  const edges = new GateHistogram();
+  edges.add(Float32Array.of(0, 1e-30, 1e30));
+  assert.equal(edges.total, 3);
+});
+
+test("evenness of counts", () => {
+  const even = evenness([5, 5, 5, 5]);
+  assert.ok(Math.abs(even.entropy - 1) < 1e-12 && Math.abs(even.gini) < 1e-12 && even.maxOverMean === 1);
+  const one = evenness([0, 0, 0, 8]);
+  assert.ok(one.entropy === 0 && Math.abs(one.gini - 0.75) < 1e-12 && one.maxOverMean === 4);
+});

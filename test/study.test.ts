@@ -1,0 +1,322 @@
+// The study on tiny models: criteria against their definitions, what must be equal to the last bit, resuming.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import type { Backend } from "../src/backends/backend.ts";
+import { loadModel, openStoredModel } from "../src/checkpoint/loadModel.ts";
+import { saveModel } from "../src/checkpoint/modelFolder.ts";
+import { readNeuronsOption } from "../src/checkpoint/studyFile.ts";
+import { UsageError } from "../src/errors.ts";
+import { Decoder } from "../src/infer/decoder.ts";
+import { randomScore } from "../src/kernels/studyExperts.ts";
+import { type ModelConfig, resolveModelConfig } from "../src/model/config.ts";
+import { resolveNeurons } from "../src/model/neurons.ts";
+import { Transformer } from "../src/model/transformer.ts";
+import { gatherActivation, layerStatistics } from "../src/study/activation.ts";
+import { calibrate } from "../src/study/calibrate.ts";
+import { type Evaluation, Evaluator } from "../src/study/evaluate.ts";
+import { neuronSetting, parseCriteria, planSettings, type Setting } from "../src/study/settings.ts";
+import { study } from "../src/study/study.ts";
+import { readStudyText, type StudyText, type Window } from "../src/study/text.ts";
+import { byteTokenizer } from "../src/text/tokenizer.ts";
+import { bestBackend } from "./support/backends.ts";
+import { toyText, writeToyText } from "./support/tinyRun.ts";
+
+const width = 24;
+const moe: Partial<ModelConfig> = {
+  vocab_size: 256,
+  hidden_size: 16,
+  num_hidden_layers: 3,
+  num_attention_heads: 2,
+  num_experts: 4,
+  num_experts_per_tok: 2,
+  moe_intermediate_size: width,
+  max_position_embeddings: 32,
+  initializer_range: 0.4,
+};
+const variants: Record<string, Partial<ModelConfig>> = {
+  MoE: moe,
+  dense: { ...moe, num_experts: 0, intermediate_size: width },
+  "dense first layer, shared expert": {
+    ...moe,
+    mlp_only_layers: [0],
+    intermediate_size: 20,
+    shared_expert_intermediate_size: 8,
+  },
+};
+
+let folder: string;
+let backend: Backend;
+let text: StudyText;
+
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), "mone-study-"));
+  backend = bestBackend();
+  for (const [name, config] of Object.entries(variants)) {
+    const model = new Transformer(resolveModelConfig(config), backend);
+    model.initialise(5);
+    await saveModel(join(folder, name), model, byteTokenizer());
+    model.close();
+  }
+  writeToyText(join(folder, "text.txt"), 60);
+  text = await readStudyText(corpusOf([toyText(9), toyText(3), toyText(12)]), byteTokenizer(), {
+    window: 32,
+    tokens: 400,
+    calibrationTokens: 100,
+  });
+});
+
+after(() => {
+  backend.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function corpusOf(documents: string[]) {
+  return {
+    name: "toys",
+    bytes: undefined,
+    split: "documents" as const,
+    notes: [],
+    async *documents() {
+      for (const [i, one] of documents.entries()) yield { id: String(i), text: one };
+    },
+  };
+}
+
+const open = (name: string) => openStoredModel(join(folder, name), backend, { dtype: "f32" });
+const reference: Setting = { name: "reference", kind: "reference", criterion: "gate", kept: width };
+const total = ({ windows }: Evaluation, key: "loss" | "divergence" | "agrees" | "tokens") =>
+  windows.reduce((sum, one) => sum + one[key], 0);
+
+async function evaluateAll(name: string, settings: Setting[]): Promise<Evaluation[]> {
+  const model = open(name);
+  const criteria = settings.map(({ criterion }) => criterion);
+  const calibrated = await calibrate(model, text.calibration, criteria);
+  const evaluator = new Evaluator(model, text.measured, reference);
+  const results: Evaluation[] = [];
+  for (const setting of settings) results.push(await evaluator.evaluate(setting, { seed: 3, calibrated }));
+  calibrated.close();
+  model.close();
+  return results;
+}
+
+for (const name of Object.keys(variants)) {
+  test(`with all neurons every criterion is the model itself, to the last bit: ${name}`, async () => {
+    const criteria = ["gate", "oracle", "oracle-norm", "random", "static"] as const;
+    const settings = criteria.map((criterion) => neuronSetting(criterion, width));
+    const [dense, ...others] = await evaluateAll(name, [reference, ...settings]);
+    assert.equal(total(dense, "divergence"), 0);
+    assert.equal(total(dense, "agrees"), total(dense, "tokens"));
+    for (const other of others) {
+      assert.deepEqual(other.windows, dense.windows);
+      assert.ok(other.layerErrors.length > 0 && other.layerErrors.every((error) => error === 0));
+    }
+  });
+
+  test(`fewer neurons, larger errors; the oracle's are least: ${name}`, async () => {
+    const kept = 8;
+    const criteria = ["gate", "oracle", "oracle-norm", "random", "static", "threshold"] as const;
+    const results = await evaluateAll(
+      name,
+      criteria.map((criterion) => neuronSetting(criterion, kept)),
+    );
+    const error = (i: number) => Math.hypot(...results[i].layerErrors);
+    for (const [i] of criteria.entries()) assert.ok(total(results[i], "divergence") > 0, criteria[i]);
+    assert.ok(error(2) <= error(0), "oracle-norm against gate");
+    assert.ok(error(0) < error(3), "gate against random");
+    assert.ok(error(0) < error(4), "gate against static");
+    for (const share of results[0].keptShares) assert.ok(Math.abs(share - kept / width) < 1e-12);
+    // A threshold keeps about as many.
+    for (const share of results[5].keptShares)
+      assert.ok(Math.abs(share - kept / width) < 0.12, `kept ${share}`);
+  });
+}
+
+test("random pruning depends on the token and not on what else is measured", async () => {
+  const setting = neuronSetting("random", 10);
+  const model = open("MoE");
+  const whole = await new Evaluator(model, text.measured, reference).evaluate(setting, { seed: 3 });
+  const last = text.measured.length - 1;
+  const alone = await new Evaluator(model, [text.measured[last]], reference).evaluate(setting, { seed: 3 });
+  const other = await new Evaluator(model, [text.measured[last]], reference).evaluate(setting, { seed: 4 });
+  // Other sums of products for few rows: the same to rounding.
+  assert.ok(Math.abs(whole.windows[last].loss - alone.windows[0].loss) < 1e-4 * alone.windows[0].loss);
+  assert.ok(Math.abs(other.windows[0].loss - alone.windows[0].loss) > 1e-4);
+  model.close();
+});
+
+test("random ranks are uniform and differ by every argument", () => {
+  const base = [1, 2, 3, 4, 5] as const;
+  const scores = Array.from({ length: 4000 }, (_, j) => randomScore(1, 2, 3, 4, j));
+  const mean = scores.reduce((a, b) => a + b, 0) / scores.length;
+  assert.ok(Math.abs(mean - 0.5) < 4 * Math.sqrt(1 / 12 / 4000)); // four standard errors
+  for (let i = 0; i < 5; i++) {
+    const changed = base.map((value, at) => (at === i ? value + 1 : value)) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    assert.notEqual(randomScore(...base), randomScore(...changed));
+  }
+});
+
+test("static pruning keeps the same neurons for every token: those of largest mean |act(g)|", async () => {
+  const model = open("MoE");
+  const kept = 6;
+  const calibrated = await calibrate(model, text.calibration, ["static"]);
+  const means = (await backend.read(calibrated.meanGates[1].buffer)) as Float32Array;
+  const order = Array.from({ length: width }, (_, j) => j).sort((a, b) => means[b] - means[a] || a - b);
+  const best = new Set(order.slice(0, kept)); // of expert 0
+  const gathered = await gatherActivation(model, text.calibration, kept);
+  const byHand = gathered[1].sums.subarray(0, width);
+  const bestByHand = Array.from({ length: width }, (_, j) => j).sort(
+    (a, b) => byHand[b] - byHand[a] || a - b,
+  );
+  assert.deepEqual(new Set(bestByHand.slice(0, kept)), best);
+  calibrated.close();
+  model.close();
+});
+
+test("a list of K by layer: the same K is the same model, another is not, in forward and decoder alike", async () => {
+  const per = (kept: Setting["kept"]): Setting => ({ name: "", kind: "per-layer", criterion: "gate", kept });
+  const [one, list, other] = await evaluateAll("MoE", [per(7), per([7, 7, 7]), per([3, 11, 7])]);
+  assert.deepEqual(list.windows, one.windows);
+  assert.notDeepEqual(other.windows, one.windows);
+  const model = open("MoE");
+  const logits = async (kept: Setting["kept"]) => {
+    const decoder = new Decoder(model, { kept });
+    const out = await decoder.run([
+      { slot: decoder.claim() as number, position: 0, ids: Uint32Array.of(5, 9) },
+    ]);
+    decoder.close();
+    return [...out];
+  };
+  assert.deepEqual(await logits([7, 7, 7]), await logits(7));
+  assert.notDeepEqual(await logits([3, 11, 7]), await logits(7));
+  model.close();
+});
+
+test("activation statistics of one layer against a count by hand", async () => {
+  const model = open("dense");
+  const kept = 6;
+  const layers = await gatherActivation(model, text.measured, kept);
+  const tokens = text.measured.reduce((sum, { inputs }) => sum + inputs.length, 0);
+  assert.equal(layers.length, 3);
+  for (const layer of layers) {
+    assert.equal(layer.rows[0], tokens);
+    assert.equal(
+      layer.uses.reduce((a, b) => a + b, 0),
+      tokens * kept,
+    );
+    assert.equal(layer.histograms[0].total, tokens * width);
+    assert.equal(layer.pairs, tokens - text.measured.length); // neighbours inside windows
+    const statistics = layerStatistics(layer, width, kept);
+    assert.ok(statistics.effectiveNeurons >= 1 && statistics.effectiveNeurons <= width);
+    assert.ok(Math.abs(statistics.histogram.shares.reduce((a, b) => a + b, 0) - 1) < 1e-9);
+    assert.ok((statistics.overlap as number) > 0 && (statistics.overlap as number) <= 1);
+    assert.ok(statistics.quantiles.every((value, i, all) => i === 0 || value >= all[i - 1]));
+  }
+  model.close();
+});
+
+test("windows respect documents, do not overlap, and calibration is of other documents", () => {
+  const all: Window[] = [...text.calibration, ...text.measured];
+  assert.ok(text.calibration.length > 0);
+  const measured = new Set(text.measured.map(({ document }) => document));
+  assert.ok(text.calibration.every(({ document }) => !measured.has(document)));
+  for (const [i, { inputs, targets, document, start }] of all.entries()) {
+    assert.deepEqual(targets.slice(0, -1), inputs.slice(1));
+    const before = all[i - 1];
+    if (before?.document === document) assert.equal(start, before.start + before.inputs.length);
+  }
+});
+
+test("settings have stable names, without repetition", () => {
+  const config = resolveModelConfig(moe);
+  const names = planSettings(config, ["gate", "random"], [0, 0.5, 0.51, 0.98], [1]).map(({ name }) => name);
+  assert.deepEqual(names, ["reference", "gate-k12", "gate-k1", "random-k12", "random-k1", "experts-1"]);
+  assert.throws(() => planSettings(config, ["gate"], [1], []), UsageError);
+  assert.throws(() => parseCriteria(["gates"]), UsageError);
+  const mone = resolveModelConfig({ ...moe, num_neurons_per_tok: 6 });
+  assert.deepEqual(
+    planSettings(mone, ["gate"], [0, 0.75, 0.9], []).map(({ name }) => name),
+    ["reference", "gate-k24", "gate-k2"],
+  );
+});
+
+test("--neurons: shares, counts, percentages, lists", () => {
+  const config = resolveModelConfig(moe);
+  for (const [given, kept] of [
+    ["25%", 6],
+    ["0.25", 6],
+    [0.25, 6],
+    ["1", 1],
+    [1, 1],
+    ["1.0", 24],
+    ["100%", 24],
+    ["all", 24],
+    ["24", 24],
+    [
+      [1, 2, 24],
+      [1, 2, 24],
+    ],
+  ] as const) {
+    assert.deepEqual(resolveNeurons(given, config), kept, String(given));
+  }
+  for (const wrong of ["0", "25", "0%", "101%", "1.5", "", "x", "-1", [1, 2], [1, 2, 25]]) {
+    assert.throws(() => resolveNeurons(wrong, config), UsageError, String(wrong));
+  }
+  assert.equal(readNeuronsOption("25%"), "25%");
+  assert.throws(() => readNeuronsOption(join(folder, "none.json")), UsageError);
+  assert.throws(() => readNeuronsOption(join(folder, "MoE", "config.json")), /is not a study/);
+});
+
+test("a study, resumed, is the same to the last byte, and its file is applied", async () => {
+  const out = join(folder, "out");
+  const options = {
+    data: join(folder, "text.txt"),
+    out,
+    shares: [0, 0.5, 0.9],
+    tokens: 400,
+    tolerance: 0.05,
+    backend,
+    dtype: "f32",
+  } as const;
+  const model = join(folder, "MoE");
+  const controller = new AbortController();
+  await assert.rejects(
+    study(model, {
+      ...options,
+      signal: controller.signal,
+      onProgress: (task) => {
+        if (task.includes("random-k12")) controller.abort(new Error("enough"));
+      },
+    }),
+    /enough/,
+  );
+  const result = await study(model, options);
+  const file = readFileSync(join(out, "study.json"), "utf8");
+  const tasks: string[] = [];
+  const again = await study(model, { ...options, onProgress: (task) => tasks.push(task) });
+  assert.equal(readFileSync(join(out, "study.json"), "utf8"), file);
+  assert.ok(!tasks.some((task) => task.startsWith("setting")), "nothing was measured again");
+  assert.deepEqual(again, result);
+  const names = new Set(result.settings.map(({ name }) => name));
+  for (const name of ["reference", "gate-k12", "threshold-k2", "static-k12", "experts-1", "per-layer-k12"]) {
+    assert.ok(names.has(name), name);
+  }
+  assert.match(result.verdict.text, /of neurons/);
+  const html = readFileSync(result.reportPath, "utf8");
+  assert.ok(html.includes("<svg") && !html.includes("NaN") && !html.includes("undefined"));
+  const loaded = await loadModel(model, { neurons: join(out, "study.json"), backend, dtype: "f32" });
+  let written = "";
+  for await (const piece of loaded.generate("the cat", { maxTokens: 3, seed: 1 })) written += piece;
+  assert.ok(written.length > 0);
+  loaded.close();
+  await assert.rejects(study(model, { ...options, shares: [0.2] }), /holds a study of another/);
+});
