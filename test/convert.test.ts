@@ -16,16 +16,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { convertCheckpoint } from "../src/checkpoint/convert.ts";
+import { networkTensor } from "../src/checkpoint/expertLayout.ts";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
 import { familyConfig, familyPresets } from "../src/checkpoint/familyPresets.ts";
 import { openStoredModel } from "../src/checkpoint/loadModel.ts";
 import { configOfStored, readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { PYTHON_FILE } from "../src/checkpoint/pythonFile.ts";
 import { writeRandomCheckpoint } from "../src/checkpoint/randomCheckpoint.ts";
-import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
+import { SafetensorsFile, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { UsageError } from "../src/errors.ts";
 import { textLogits } from "../src/infer/logits.ts";
+import { expertWidth } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
+import { writePruned } from "../src/study/prune.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 import { readGguf } from "./support/readGguf.ts";
 
@@ -205,6 +208,49 @@ test("what GGUF cannot say is refused", async () => {
     );
   }
 });
+
+for (const family of [...MOE.filter((name) => name !== "deepseek_v2"), "qwen3"]) {
+  test(`${family}: neurons removed for good are neurons whose gate is zero`, async () => {
+    const [pruned, zeroed, fused] = ["pruned", "zeroed", "fused2"].map((name) =>
+      join(folder, `${family}-${name}`),
+    );
+    const config = readModelConfig(fixture(family));
+    const width = expertWidth(config);
+    const stays = (layer: number, expert: number, j: number) => (j + layer + expert) % 3 !== 0;
+    const counts = [0, 1, 2].map((first) =>
+      Array.from({ length: width }, (_, j) => j).filter((j) => (j + first) % 3),
+    );
+    const least = Math.min(...counts.map(({ length }) => length));
+    const staying = (layer: number, expert: number) =>
+      Uint32Array.from(
+        Array.from({ length: width }, (_, j) => j)
+          .filter((j) => stays(layer, expert, j))
+          .slice(0, least),
+      );
+    await writePruned(fixture(family), pruned, staying, { width: least });
+    assert.equal(expertWidth(readModelConfig(pruned)), least);
+    // The whole model, with the gates of what was removed set to zero.
+    const sources = [...tensorsOf(fixture(family))].map(([name, { dtype, shape, bytes }]) => {
+      const network = networkTensor(name, config.num_experts === 0);
+      if (network?.which === "gate") {
+        const keep = new Set(staying(network.layer, network.expert ?? 0));
+        for (let j = 0; j < width; j++)
+          if (!keep.has(j)) bytes.fill(0, (j * bytes.length) / width, ((j + 1) * bytes.length) / width);
+      }
+      return { name, dtype, shape, data: () => bytes };
+    });
+    mkdirSync(zeroed);
+    copyFileSync(join(fixture(family), "config.json"), join(zeroed, "config.json"));
+    await writeSafetensors(join(zeroed, "model.safetensors"), sources);
+    const expected = await logitsOf(zeroed);
+    assert.ok(maxDifference(await logitsOf(pruned), expected) < 1e-4);
+    if (config.num_experts === 0) return;
+    await convertCheckpoint(fixture(family), fused, { experts: "fused" });
+    const both = join(folder, `${family}-both`);
+    await writePruned(fused, both, staying, { width: least });
+    assert.deepEqual(await logitsOf(both), await logitsOf(pruned));
+  });
+}
 
 for (const preset of Object.keys(familyPresets).filter((name) => name.endsWith("-tiny"))) {
   test(`${preset}: a random checkpoint opens and gives numbers`, async () => {

@@ -99,7 +99,7 @@ function typeKeys(stored: Readonly<Record<string, unknown>>, dtype: "f32" | "bf1
 }
 
 /** Tokenizer, generation settings, chat template, licence: small files that a model needs or owes. */
-function copyCompanions(folder: string, target: string): void {
+export function copyCompanions(folder: string, target: string): void {
   const wanted =
     /^(tokenizer.*|generation_config|special_tokens_map|vocab|merges|chat_template|added_tokens)\.(json|txt|model|jinja)$|^(LICENSE|README|NOTICE)/i;
   for (const entry of readdirSync(folder, { withFileTypes: true })) {

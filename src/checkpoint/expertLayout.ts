@@ -113,3 +113,28 @@ function fuse(all: readonly TensorInfo[]): PlannedTensor[] {
   }
   return planned;
 }
+
+/** Which matrix of which networks a tensor is: of one expert, of all of a layer, or of a dense layer's network. */
+export interface NetworkTensor {
+  readonly layer: number;
+  /** Undefined: of all experts, or of a dense network. */
+  readonly expert: number | undefined;
+  readonly which: "gate" | "up" | "down" | "gate_up";
+}
+
+/** Undefined for a tensor that belongs to no expert, or (`dense`) to no dense layer's network. */
+export function networkTensor(name: string, dense: boolean): NetworkTensor | undefined {
+  const layer = Number(name.match(/^model\.layers\.(\d+)\./)?.[1]);
+  const whole = name.match(FUSED);
+  if (whole) return { layer, expert: undefined, which: whole[2] === "down_proj" ? "down" : "gate_up" };
+  const single = name.match(SINGLE);
+  const short =
+    single?.[4] ?? (dense ? name.match(/\.mlp\.(gate_proj|up_proj|down_proj)\.weight$/)?.[1] : undefined);
+  if (short === undefined) return undefined;
+  const long = short in PROJECTIONS ? PROJECTIONS[short as keyof typeof PROJECTIONS] : short;
+  return {
+    layer,
+    expert: single ? Number(single[3]) : undefined,
+    which: long.replace("_proj", "") as "gate",
+  };
+}

@@ -2,7 +2,7 @@
 
 import { type Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
-import { formatCount } from "../report/format.ts";
+import { formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
@@ -10,6 +10,8 @@ interface ConvertFlags {
   readonly neurons?: string;
   readonly dtype?: "f32" | "bf16" | "q8_0";
   readonly experts?: "apart" | "fused";
+  readonly pruneNeurons?: string;
+  readonly data?: string;
   readonly offline?: boolean;
 }
 
@@ -37,22 +39,59 @@ export function addConvertCommand(program: Command): void {
         ["apart", "fused"],
       ),
     );
+  command
+    .option(
+      "--prune-neurons <share>",
+      "remove this share of each expert's neurons for good, e.g. 10%: those with the least mean |gate| on --data",
+    )
+    .option("--data <text>", "text to rank neurons on, as for mone study");
   addCommonOptions(command, "mone convert runs/first first.gguf --dtype q8_0");
   command.action(action(run));
+}
+
+const isGguf = (path: string) => path.toLowerCase().endsWith(".gguf");
+
+/** "10%" or 0.1. */
+function readShare(text: string): number {
+  const value = text.endsWith("%") ? Number(text.slice(0, -1)) / 100 : Number(text);
+  if (text.trim() === "" || !(value > 0 && value < 1)) {
+    throw new UsageError(
+      `--prune-neurons must be a share above 0 and below 1, e.g. 10%, not ${JSON.stringify(text)}`,
+    );
+  }
+  return value;
 }
 
 async function run(
   { output, signal }: Context,
   given: string,
   target: string,
-  { neurons, dtype, experts, offline }: ConvertFlags,
+  { neurons, dtype, experts, pruneNeurons, data, offline }: ConvertFlags,
 ): Promise<void> {
   const { findModelFolder } = await import("../checkpoint/loadModel.ts");
   const { resolveModelPath } = await import("../checkpoint/hub.ts");
   const folder = findModelFolder(await resolveModelPath(given, { offline, signal, announce: output.note }));
+  if (pruneNeurons !== undefined) {
+    if (neurons !== undefined || experts !== undefined || dtype !== undefined || isGguf(target)) {
+      throw new UsageError("--prune-neurons goes alone: convert the pruned checkpoint in a second step");
+    }
+    const { pruneCheckpoint } = await import("../study/prune.ts");
+    const made = await pruneCheckpoint(folder, target, {
+      share: readShare(pruneNeurons),
+      data,
+      signal,
+      announce: output.note,
+      onProgress: (task, share) => output.progress.show(task, [formatPercent(share, 0)]),
+    });
+    output.progress.end();
+    output.line(`${target}: ${made.width} of ${made.before} neurons in each expert`);
+    output.json(made);
+    return;
+  }
+  if (data !== undefined) throw new UsageError("--data is for --prune-neurons");
   const onProgress = (done: number, total: number) =>
     output.progress.show("writing", [`${formatCount(done)} of ${formatCount(total)} parameters`]);
-  if (target.toLowerCase().endsWith(".gguf")) {
+  if (isGguf(target)) {
     if (neurons !== undefined || experts !== undefined) {
       throw new UsageError(
         "--neurons and --experts do not apply to a GGUF file: its engines use all neurons",

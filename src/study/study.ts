@@ -2,7 +2,7 @@
 // it is done (parts.ts): the model as it is, every setting, activation statistics, the largest share within the tolerance,
 // allocation over layers, decoding speed. Then study.json, tables and the page.
 
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -12,6 +12,7 @@ import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { findModelFolder, openStoredModel } from "../checkpoint/loadModel.ts";
 import { readModelConfig, readTokenizer } from "../checkpoint/modelFolder.ts";
 import { studyFormat, studyVersion } from "../checkpoint/studyFile.ts";
+import { TensorFiles } from "../checkpoint/tensorFiles.ts";
 import { UsageError } from "../errors.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
@@ -115,7 +116,7 @@ export async function study(
     });
     const dtype = model.head.dtype;
     const inputs = {
-      checkpoint: fingerprintOf(join(folder, "model.safetensors")),
+      checkpoint: fingerprintOf(folder),
       config,
       text: hashOf(text),
       window,
@@ -309,9 +310,16 @@ function hashOf({ calibration, measured }: StudyText): string {
   return hash.digest("hex");
 }
 
-/** Of a file's length and samples all over it: weights differ everywhere, and large files would take long to read. */
-function fingerprintOf(path: string): string {
+/** Of the files' lengths and samples all over them: weights differ everywhere, and large files would take long to read. */
+function fingerprintOf(folder: string): string {
+  const opened = TensorFiles.open(folder);
+  opened.close();
   const hash = createHash("sha256");
+  for (const { path } of opened.files) hashSamples(hash, path);
+  return hash.digest("hex");
+}
+
+function hashSamples(hash: Hash, path: string): void {
   const file = openSync(path, "r");
   try {
     const { size } = fstatSync(file);
@@ -325,5 +333,4 @@ function fingerprintOf(path: string): string {
   } finally {
     closeSync(file);
   }
-  return hash.digest("hex");
 }
