@@ -55,7 +55,7 @@ export function heatMap(map: HeatMap): string {
         const [left, right] = [toX(x[0]), toX(x[1])];
         const [bottom, top] = [toY(y[0]), toY(y[1])];
         const box = `x="${round(left)}" y="${round(top)}" width="${round(right - left)}" height="${round(bottom - top)}"`;
-        return `<rect class="bar c0" ${box} opacity="${shade(value).toFixed(2)}"><title>${escapeMarkup(`${label}: ${format(value)}`)}</title></rect>`;
+        return `<rect class="bar c0 cell" ${box} opacity="${shade(value).toFixed(2)}"><title>${escapeMarkup(`${label}: ${format(value)}`)}</title></rect>`;
       }),
   });
 }

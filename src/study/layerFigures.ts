@@ -47,7 +47,7 @@ function errorMap(study: StudyResult): Figure {
     svg: heatMap({
       title: "Relative error of each layer's output, by gate",
       x: { label: "neurons pruned, %" },
-      y: { label: "layer" },
+      y: { label: "layer", counted: true },
       unit: "error",
       format: (value) => formatPercent(value, 1),
       height: Math.max(150, Math.min(420, 24 * layers.length)),
@@ -86,11 +86,11 @@ function costFigures(study: StudyResult): Figure[] {
     .sort((a, b) => a.prunedShare - b.prunedShare);
   const kept = linePlot({
     title: "K per layer at several budgets",
-    x: { label: "layer" },
+    x: { label: "layer", counted: true },
     y: { label: "neurons kept", include: [0] },
     series: spread(perLayer).map(
       (one, colour): Series => ({
-        name: `mean ${meanOf(one.kept, layers)}`,
+        name: `mean ${Math.round(meanKept(model.config, one.kept))}`,
         colour,
         dots: true,
         points: layers.map((layer) => [layer, typeof one.kept === "number" ? one.kept : one.kept[layer]]),
@@ -112,10 +112,6 @@ function costFigures(study: StudyResult): Figure[] {
     ],
   });
   return [{ svg: gain }, { svg: kept }, { svg: costs }];
-}
-
-function meanOf(kept: StudyResult["kept"], layers: readonly number[]): number {
-  return Math.round(meanKept(typeof kept === "number" ? kept : layers.map((layer) => kept[layer])));
 }
 
 /** At most six, from the first to the last. */
