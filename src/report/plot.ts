@@ -199,7 +199,6 @@ ${colours.map((_, index) => `.c${index} { --c: var(--c${index}); }`).join("\n")}
 .plot .dot { fill: var(--paper); stroke: var(--c); stroke-width: 1.75; }
 .plot .band { fill: var(--c); opacity: 0.18; }
 .plot .bar { fill: var(--c); }
-.plot .cell { shape-rendering: crispEdges; }
 .plot .veil { fill: var(--paper); opacity: 0.75; }
 .plot .name { fill: var(--c); font-size: 11px; }
 `;

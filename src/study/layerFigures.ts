@@ -5,7 +5,7 @@ import { formatPercent } from "../report/format.ts";
 import { heatMap } from "../report/heatMap.ts";
 import type { Block, Figure, Section } from "../report/page.ts";
 import { linePlot, type Series } from "../report/plot.ts";
-import { meanKept, type StudyResult } from "./result.ts";
+import { meanKept, type SettingResult, type StudyResult } from "./result.ts";
 
 /** Lines in a plot, at most. */
 const MOST_LINES = 6;
@@ -88,7 +88,7 @@ function costFigures(study: StudyResult): Figure[] {
     title: "K per layer at several budgets",
     x: { label: "layer", counted: true },
     y: { label: "neurons kept", include: [0] },
-    series: spread(perLayer).map(
+    series: spread(apart(perLayer)).map(
       (one, colour): Series => ({
         name: `mean ${Math.round(meanKept(model.config, one.kept))}`,
         colour,
@@ -112,6 +112,16 @@ function costFigures(study: StudyResult): Figure[] {
     ],
   });
   return [{ svg: gain }, { svg: kept }, { svg: costs }];
+}
+
+/** Without those within 5 % of neurons of the one before. */
+function apart(settings: readonly SettingResult[]): SettingResult[] {
+  const list: SettingResult[] = [];
+  for (const one of settings) {
+    const last = list[list.length - 1];
+    if (!last || one.prunedShare - last.prunedShare > 0.05) list.push(one);
+  }
+  return list;
 }
 
 /** At most six, from the first to the last. */
