@@ -31,13 +31,18 @@ export {
 export { createRandomModel } from "./infer/randomModel.ts";
 export type { WeightFormat } from "./infer/storedWeights.ts";
 export { type ModelConfig, modelDefaults } from "./model/config.ts";
+export { type Kept, type NeuronsOption, resolveNeurons } from "./model/neurons.ts";
 export { countParameters, type ParameterCounts } from "./model/parameters.ts";
 export { presetConfig, presetNames } from "./model/presets.ts";
 export { Transformer } from "./model/transformer.ts";
 export { decodeBytes, forwardFlops, trainingFlops } from "./model/work.ts";
 export type { ArmResult, Comparison } from "./report/comparison.ts";
 export { comparisonPage } from "./report/comparisonPage.ts";
+export { studyPage } from "./study/page.ts";
 export { type PruneOptions, pruneCheckpoint } from "./study/prune.ts";
+export type { SettingResult, SpeedResult, StudyResult, Verdict } from "./study/result.ts";
+export type { Criterion } from "./study/settings.ts";
+export { type StudyOptions, study } from "./study/study.ts";
 export { trainBpe } from "./text/bpeTraining.ts";
 export { type Corpus, openCorpus } from "./text/corpus.ts";
 export { type TokenDataset, tokenDatasetFromMemory } from "./text/dataset.ts";

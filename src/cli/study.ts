@@ -43,7 +43,11 @@ export function addStudyCommand(program: Command): void {
       "folder of the study; what is there already is not measured again (default: MODEL-study)",
     )
     .option("--criteria <names>", "gate, oracle, oracle-norm, threshold, random, static (default: all)", list)
-    .option("--neurons <k>", "neurons kept, e.g. 50%,25%,64 (default: 100% to 2%)", list)
+    .option(
+      "--neurons <k>",
+      "neurons kept: shares, counts or a study.json, e.g. 50%,25%,64 (default: 100% to 2%)",
+      list,
+    )
     .option(
       "--experts <n>",
       "numbers of experts per token to compare with (default: all smaller ones)",
@@ -75,13 +79,13 @@ async function run(
   const { resolveModelPath } = await import("../checkpoint/hub.ts");
   const path = await resolveModelPath(given, { offline, signal, announce: output.note });
   const { criteria, neurons, out = `${given.replace(/\/+$/, "")}-study`, ...rest } = flags;
-  const shares = neurons && (await sharesOf(neurons, findModelFolder(path)));
+  const asked = neurons && (await neuronsOf(neurons, findModelFolder(path)));
   try {
     const result = await study(path, {
       ...rest,
       out,
       criteria: criteria && parseCriteria(criteria),
-      shares,
+      ...asked,
       signal,
       onProgress: (task, share) => output.progress.show(task, [formatPercent(share, 0)]),
       announce: output.note,
@@ -100,15 +104,25 @@ async function run(
   }
 }
 
-/** Pruned shares of the neurons to keep. */
-async function sharesOf(neurons: readonly string[], folder: string): Promise<number[]> {
-  const [{ countOfNeurons }, { expertWidth }, { readModelConfig }] = await Promise.all([
-    import("../model/neurons.ts"),
-    import("../model/config.ts"),
-    import("../checkpoint/modelFolder.ts"),
-  ]);
-  const width = expertWidth(readModelConfig(folder));
-  return neurons.map((text) => 1 - countOfNeurons(text, width) / width);
+/** What --neurons asks for: pruned shares, and lists by layer from studies. */
+async function neuronsOf(texts: readonly string[], folder: string) {
+  const [{ resolveNeurons }, { expertWidth }, { readModelConfig }, { readNeuronsOption }] = await Promise.all(
+    [
+      import("../model/neurons.ts"),
+      import("../model/config.ts"),
+      import("../checkpoint/modelFolder.ts"),
+      import("../checkpoint/studyFile.ts"),
+    ],
+  );
+  const config = readModelConfig(folder);
+  const shares: number[] = [];
+  const keptByLayer: (readonly number[])[] = [];
+  for (const text of texts) {
+    const kept = resolveNeurons(readNeuronsOption(text), config);
+    if (typeof kept === "number") shares.push(1 - kept / expertWidth(config));
+    else keptByLayer.push(kept);
+  }
+  return { ...(shares.length > 0 && { shares }), keptByLayer };
 }
 
 function list(text: string, earlier: readonly string[] = []): string[] {

@@ -10,6 +10,8 @@ export interface Axis {
   log?: boolean;
   /** Values that the axis covers whatever the data are: 0 for a bar's foot, or a range shared by several plots. */
   include?: number[];
+  /** Ends where the values end, and has ticks at whole numbers only: for layers and other things that are counted. */
+  counted?: boolean;
 }
 
 export interface Ruler {
@@ -32,8 +34,8 @@ export function rulerOf(axis: Axis, values: Iterable<number>, count: number, nic
   const domain = widened(axis, extent(drawable));
   const linear = scaleLinear().domain(domain);
   if (!axis.log) {
-    if (nice) linear.nice(count);
-    const areWhole = drawable.every(Number.isInteger);
+    if (nice && !axis.counted) linear.nice(count);
+    const areWhole = axis.counted || drawable.every(Number.isInteger);
     const ticks = linear.ticks(count).filter((tick) => !areWhole || Number.isInteger(tick));
     return { scale: linear, ticks: labelled(ticks, true) };
   }

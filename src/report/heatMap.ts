@@ -25,6 +25,8 @@ export interface HeatMap extends Frame {
 
 /** The faintest shade that is told apart from none. */
 const FAINTEST = 0.06;
+/** Cells reach so far under their neighbours that no seam is seen between them. */
+const OVERLAP = 0.6;
 
 export function heatMap(map: HeatMap): string {
   const { cells, unit, format = short, logShades = false } = map;
@@ -36,8 +38,10 @@ export function heatMap(map: HeatMap): string {
   const span = place(high) - place(low);
   const shade = (value: number) =>
     span > 0 ? FAINTEST + (1 - FAINTEST) * ((place(value) - place(low)) / span) : 0.5;
-  const swatch = (value: number) =>
-    `<rect class="bar c0" x="0" y="-11" width="18" height="13" opacity="${shade(value).toFixed(2)}"/>`;
+  // Mixed with the page's colour, not see-through: neither grid nor seams show.
+  const fill = (value: number) =>
+    `class="c0" style="fill:color-mix(in srgb, var(--c) ${Math.round(100 * shade(value))}%, var(--paper))"`;
+  const swatch = (value: number) => `<rect ${fill(value)} x="0" y="-11" width="18" height="13"/>`;
   return drawn(map, {
     kind: "Heat map",
     summary: `${unit}: ${rangeInWords(values)}.`,
@@ -54,8 +58,8 @@ export function heatMap(map: HeatMap): string {
       finite.map(({ x, y, value, label }) => {
         const [left, right] = [toX(x[0]), toX(x[1])];
         const [bottom, top] = [toY(y[0]), toY(y[1])];
-        const box = `x="${round(left)}" y="${round(top)}" width="${round(right - left)}" height="${round(bottom - top)}"`;
-        return `<rect class="bar c0" ${box} opacity="${shade(value).toFixed(2)}"><title>${escapeMarkup(`${label}: ${format(value)}`)}</title></rect>`;
+        const box = `x="${round(left)}" y="${round(top)}" width="${round(right - left + OVERLAP)}" height="${round(bottom - top + OVERLAP)}"`;
+        return `<rect ${fill(value)} ${box}><title>${escapeMarkup(`${label}: ${format(value)}`)}</title></rect>`;
       }),
   });
 }

@@ -13,6 +13,8 @@ import { layersTable } from "./tables.ts";
 
 /** Histograms on the page, at most. */
 const MOST_HISTOGRAMS = 12;
+/** Octaves with a smaller share of the values are not drawn. */
+const SEEN = 3e-4;
 
 export function activationSections(study: StudyResult): Section[] {
   const { layers } = study.activation;
@@ -42,15 +44,15 @@ function ridges(layers: readonly LayerStatistics[]): Figure {
     svg: ridgePlot({
       title: "Distribution of |G| by depth",
       x: { label: "|G| (logarithmic)", log: true },
-      y: { label: "layer" },
+      y: { label: "layer", counted: true },
       height: Math.max(210, Math.min(640, 34 * layers.length)),
       ridges: layers.map(({ layer, histogram: { first, shares } }) => ({
         row: layer,
         label: `layer ${layer}`,
-        // The middle of each octave; the grid's first bin, which also holds zeros, is left out.
+        // The middle of each octave, from where there is something to see.
         points: shares
           .map((share, i) => [2 ** (first + i + 0.5), share] as const)
-          .filter(([x]) => x > 2 ** -23),
+          .filter(([, share]) => share > SEEN),
       })),
     }),
   };
@@ -65,7 +67,7 @@ function depthFigures({ activation, model }: StudyResult): Figure[] {
     {
       svg: linePlot({
         title: "Size of gate values by depth",
-        x: { label: "layer" },
+        x: { label: "layer", counted: true },
         y: { label: "|G| (logarithmic)", log: true },
         series: [
           { name: "maximum", dots: true, points: points((one) => one.maximum) },
@@ -78,7 +80,7 @@ function depthFigures({ activation, model }: StudyResult): Figure[] {
     {
       svg: linePlot({
         title: "Effective number of neurons",
-        x: { label: "layer" },
+        x: { label: "layer", counted: true },
         y: { label: `of ${width}, per token and expert`, include: [0] },
         series: [{ name: "(sum |G|)² / sum G²", dots: true, points: points((one) => one.effectiveNeurons) }],
       }),
@@ -87,7 +89,7 @@ function depthFigures({ activation, model }: StudyResult): Figure[] {
     {
       svg: linePlot({
         title: "Overlap with the token before",
-        x: { label: "layer" },
+        x: { label: "layer", counted: true },
         y: { label: `of the ${kept} largest, %`, include: [0, 100] },
         references: [{ axis: "y", at: (100 * kept) / width, label: "by chance" }],
         series: [{ name: "shared", dots: true, points: points((one) => 100 * (one.overlap ?? Number.NaN)) }],
@@ -100,8 +102,10 @@ function depthFigures({ activation, model }: StudyResult): Figure[] {
 function histograms(layers: readonly LayerStatistics[]): Figure[] {
   const stride = Math.max(1, Math.ceil(layers.length / MOST_HISTOGRAMS));
   const shown = layers.filter((_, i) => i % stride === 0);
-  const edges = shown.flatMap(({ histogram: { first, shares } }) => [first, first + shares.length]);
-  const include = [2 ** Math.max(-20, Math.min(...edges)), 2 ** Math.max(...edges)];
+  const seen = shown.flatMap(({ histogram: { first, shares } }) =>
+    shares.flatMap((share, i) => (share > SEEN ? [first + i, first + i + 1] : [])),
+  );
+  const include = [2 ** Math.min(...seen), 2 ** Math.max(...seen)];
   const most = Math.max(...shown.flatMap(({ histogram }) => histogram.shares));
   return shown.map(({ layer, histogram: { first, shares } }) => ({
     svg: barPlot({
@@ -112,7 +116,7 @@ function histograms(layers: readonly LayerStatistics[]): Figure[] {
       y: { label: "values, %", include: [100 * most] },
       bars: shares
         .map((share, i) => ({ from: 2 ** (first + i), to: 2 ** (first + i + 1), value: 100 * share }))
-        .filter(({ from }) => from >= include[0]),
+        .filter(({ from, to }) => from >= include[0] && to <= include[1]),
     }),
   }));
 }
@@ -127,8 +131,8 @@ function useFigures({ activation, model }: StudyResult): Figure[] {
       {
         svg: heatMap({
           title: "Tokens of each expert",
-          x: { label: "expert" },
-          y: { label: "layer" },
+          x: { label: "expert", counted: true },
+          y: { label: "layer", counted: true },
           height,
           unit: "of a layer's tokens times experts per token",
           format: (value) => formatPercent(value, 1),
@@ -146,8 +150,8 @@ function useFigures({ activation, model }: StudyResult): Figure[] {
       {
         svg: heatMap({
           title: "Share of small gate values by expert",
-          x: { label: "expert" },
-          y: { label: "layer" },
+          x: { label: "expert", counted: true },
+          y: { label: "layer", counted: true },
           height,
           unit: "of |G| below a tenth of the layer's mean",
           format: (value) => formatPercent(value, 1),
@@ -178,7 +182,7 @@ function useFigures({ activation, model }: StudyResult): Figure[] {
     svg: heatMap({
       title,
       x: { label: "neurons from the largest to the smallest, %" },
-      y: { label: "layer" },
+      y: { label: "layer", counted: true },
       height,
       unit,
       logShades: log,

@@ -5,7 +5,7 @@ import { formatPercent } from "../report/format.ts";
 import { heatMap } from "../report/heatMap.ts";
 import type { Block, Figure, Section } from "../report/page.ts";
 import { linePlot, type Series } from "../report/plot.ts";
-import { meanKept, type StudyResult } from "./result.ts";
+import { meanKept, type SettingResult, type StudyResult } from "./result.ts";
 
 /** Lines in a plot, at most. */
 const MOST_LINES = 6;
@@ -47,7 +47,7 @@ function errorMap(study: StudyResult): Figure {
     svg: heatMap({
       title: "Relative error of each layer's output, by gate",
       x: { label: "neurons pruned, %" },
-      y: { label: "layer" },
+      y: { label: "layer", counted: true },
       unit: "error",
       format: (value) => formatPercent(value, 1),
       height: Math.max(150, Math.min(420, 24 * layers.length)),
@@ -86,11 +86,11 @@ function costFigures(study: StudyResult): Figure[] {
     .sort((a, b) => a.prunedShare - b.prunedShare);
   const kept = linePlot({
     title: "K per layer at several budgets",
-    x: { label: "layer" },
+    x: { label: "layer", counted: true },
     y: { label: "neurons kept", include: [0] },
-    series: spread(perLayer).map(
+    series: spread(apart(perLayer)).map(
       (one, colour): Series => ({
-        name: `mean ${meanOf(one.kept, layers)}`,
+        name: `mean ${Math.round(meanKept(model.config, one.kept))}`,
         colour,
         dots: true,
         points: layers.map((layer) => [layer, typeof one.kept === "number" ? one.kept : one.kept[layer]]),
@@ -114,8 +114,14 @@ function costFigures(study: StudyResult): Figure[] {
   return [{ svg: gain }, { svg: kept }, { svg: costs }];
 }
 
-function meanOf(kept: StudyResult["kept"], layers: readonly number[]): number {
-  return Math.round(meanKept(typeof kept === "number" ? kept : layers.map((layer) => kept[layer])));
+/** Without those within 5 % of neurons of the one before. */
+function apart(settings: readonly SettingResult[]): SettingResult[] {
+  const list: SettingResult[] = [];
+  for (const one of settings) {
+    const last = list[list.length - 1];
+    if (!last || one.prunedShare - last.prunedShare > 0.05) list.push(one);
+  }
+  return list;
 }
 
 /** At most six, from the first to the last. */

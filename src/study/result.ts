@@ -1,7 +1,7 @@
 // What a study leaves behind: `study.json`, versioned (checkpoint/studyFile.ts has the version and reads the part that other
 // commands need), and the numbers that follow from the sums of windows.
 
-import { expertWidth, type ModelConfig } from "../model/config.ts";
+import { expertWidth, isSparseLayer, type ModelConfig } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { LayerStatistics } from "./activation.ts";
@@ -150,7 +150,7 @@ export function settingResult(
   const keptShare =
     criterion === "threshold" && keptShares.length > 0
       ? keptShares.reduce((a, b) => a + b, 0) / keptShares.length
-      : meanKept(kept) / expertWidth(config);
+      : meanKept(config, kept) / expertWidth(config);
   return {
     name,
     kind,
@@ -172,8 +172,11 @@ export function settingResult(
   };
 }
 
-export function meanKept(kept: Kept): number {
-  return typeof kept === "number" ? kept : kept.reduce((a, b) => a + b, 0) / kept.length;
+/** Mean K over the layers in which neurons are selected. */
+export function meanKept(config: ModelConfig, kept: Kept): number {
+  if (typeof kept === "number") return kept;
+  const counts = kept.filter((_, layer) => config.num_experts === 0 || isSparseLayer(config, layer));
+  return counts.reduce((a, b) => a + b, 0) / counts.length;
 }
 
 /**

@@ -3,6 +3,7 @@
 
 import { UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
+import { resolveNeurons } from "../model/neurons.ts";
 
 /** Ways to choose neurons, as users name them; `static` keeps the same neurons for every token. */
 export const criteria = ["gate", "oracle", "oracle-norm", "threshold", "random", "static"] as const;
@@ -42,6 +43,19 @@ export function planSettings(
     settings.push({ name: `experts-${active}`, kind: "experts", criterion: "gate", kept: own, active });
   }
   return settings;
+}
+
+/** What names of lists that users give begin with. */
+export const GIVEN = "given-";
+
+/** A list of K by layer that the user brings. @throws UsageError if it does not fit. */
+export function givenSetting(config: ModelConfig, kept: readonly number[], number: number): Setting {
+  return {
+    name: `${GIVEN}${number}`,
+    kind: "per-layer",
+    criterion: "gate",
+    kept: resolveNeurons(kept, config),
+  };
 }
 
 export function neuronSetting(criterion: Criterion, kept: number): Setting {

@@ -4,6 +4,7 @@ import { throwIfAborted } from "../errors.ts";
 import { Decoder } from "../infer/decoder.ts";
 import { createRandomModel } from "../infer/randomModel.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
+import type { DType } from "../kernels/kernel.ts";
 import { type ModelConfig, resolveModelConfig } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
@@ -41,8 +42,7 @@ export async function measureSpeeds(
     for (const { kept, active, cutTo } of contenders) {
       let runs = model;
       if (cutTo !== undefined) {
-        const type = model.head.dtype;
-        const dtype: WeightFormat = type === "i8" ? "int8" : type === "bf16" ? "bf16" : "f32";
+        const dtype = formatOf(model.head.dtype);
         runs = createRandomModel(cutConfig(config, cutTo), backend, { dtype });
         models.push(runs);
       }
@@ -64,6 +64,12 @@ export async function measureSpeeds(
     for (const decoder of decoders) decoder.close();
     for (const one of models) one.close();
   }
+}
+
+/** The form of weights, as users say it, from the type of a matrix. */
+export function formatOf(type: DType): WeightFormat {
+  if (type === "i8") return "int8";
+  return type === "bf16" ? "bf16" : "f32";
 }
 
 /** The same model with narrower experts. */

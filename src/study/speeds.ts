@@ -31,7 +31,7 @@ export async function speedsOf(
     name: "recommended",
     kind: "neurons",
     kept: recommended,
-    share: meanKept(recommended) / width,
+    share: meanKept(config, recommended) / width,
   });
   const counts = [...new Set(timedShares.map((share) => Math.max(1, Math.round((1 - share) * width))))];
   for (const kept of counts.filter((count) => count < own)) {
@@ -54,7 +54,13 @@ export async function speedsOf(
   }
   for (const { name, active } of settings) {
     if (active !== undefined) {
-      entries.push({ name: `${active} experts`, kind: "experts", setting: name, active, share: own / width });
+      entries.push({
+        name: active === 1 ? "1 expert" : `${active} experts`,
+        kind: "experts",
+        setting: name,
+        active,
+        share: own / width,
+      });
     }
   }
   const speeds = await measureSpeeds(model, entries, { signal });

@@ -25,11 +25,14 @@ import { calibrate } from "./calibrate.ts";
 import { type Evaluation, Evaluator } from "./evaluate.ts";
 import { studyPage } from "./page.ts";
 import { StudyParts } from "./parts.ts";
-import { meanKept, type SettingResult, type StudyResult, settingResult, unitsOf } from "./result.ts";
+import { type SettingResult, type StudyResult, settingResult, unitsOf } from "./result.ts";
 import {
   criteria as allCriteria,
   type Criterion,
   defaultShares,
+  GIVEN,
+  givenSetting,
+  keptCounts,
   neuronSetting,
   planSettings,
   type Setting,
@@ -48,6 +51,8 @@ export interface StudyOptions {
   readonly criteria?: readonly Criterion[];
   /** Shares of neurons to prune. Default: 0, 10, ... 90, 95, 98 %. */
   readonly shares?: readonly number[];
+  /** Lists of K by layer to measure as well, such as another study recommends. */
+  readonly keptByLayer?: readonly (readonly number[])[];
   /** Numbers of experts per token to compare with. Default: all smaller than the model's, but for the largest models. */
   readonly experts?: readonly number[];
   /** Tokens to measure on. Default 16384. */
@@ -103,7 +108,10 @@ export async function study(
       `experts per token are numbers from 1 to ${config.num_experts}, not ${experts.join(", ")}`,
     );
   }
-  const settings = planSettings(config, wanted, shares, experts);
+  const settings = [
+    ...planSettings(config, wanted, shares, experts),
+    ...(options.keptByLayer ?? []).map((list, i) => givenSetting(config, list, i + 1)),
+  ];
   const ownBackend = options.backend
     ? undefined
     : openBackend({ threads: options.threads }, options.announce);
@@ -122,6 +130,7 @@ export async function study(
       window,
       wanted,
       shares,
+      keptByLayer: options.keptByLayer ?? [],
       seed,
       dtype,
       packageVersion,
@@ -210,30 +219,35 @@ async function measure(
         layers: gathered.map((one) => layerStatistics(one, width, statisticsKept)),
       };
     });
-    const isWithin = (result: SettingResult) => result.ratio <= 1 + tolerance;
-    const best = await searchKept(config, results, isWithin, (kept) =>
-      run(neuronSetting("gate", kept), "looking for the limit"),
-    );
+    const own = keptNeurons(config);
+    const byGate = (mean: number) => run(neuronSetting("gate", mean), "looking for the limit");
+    const best = await searchKept(own, results.values(), "neurons", tolerance, byGate);
     let kept: StudyResult["kept"] = best;
     let allocation: StudyResult["allocation"];
     if (options.perLayer !== false && activation.layers.length > 1) {
       const layers = activation.layers.map(({ layer }) => layer);
-      allocation = await layerCosts(model, text.calibration, layers, parts, { seed, signal, onProgress });
-      const tried = [...perLayerShares.map((share) => Math.max(1, Math.round((1 - share) * width))), best];
-      for (const mean of new Set(tried)) {
-        if (mean >= width) continue;
-        const setting = perLayerSetting(config, layers, allocation, mean);
-        const result = await run(setting, "K per layer");
-        await run(neuronSetting("gate", mean), "K per layer");
-        const uniform = results.get(`gate-k${mean}`);
-        if (mean === best && uniform && isWithin(result) && result.ratio < uniform.ratio) kept = setting.kept;
+      const costs = await layerCosts(model, text.calibration, layers, parts, { seed, signal, onProgress });
+      allocation = costs;
+      const byLayer = (mean: number) => run(perLayerSetting(config, layers, costs, mean), "K per layer");
+      for (const mean of keptCounts(config, perLayerShares).filter((count) => count < own)) {
+        await byLayer(mean);
+        await byGate(mean);
+      }
+      // K per layer is recommended where it drops more, or the same with less harm.
+      const bestByLayer = await searchKept(own, results.values(), "per-layer", tolerance, byLayer);
+      const uniform = results.get(`gate-k${best}`);
+      const mean = Math.min(best, bestByLayer);
+      if (mean < own) {
+        const result = await byLayer(mean);
+        const isBetter = mean < best || result.ratio < (uniform?.ratio ?? 1);
+        if (result.ratio <= 1 + tolerance && isBetter) kept = result.kept;
       }
     }
     const all = [...results.values()];
     const speeds = await parts.once("speeds", () => speedsOf(model, kept, all, { signal, onProgress }));
     return {
       kept,
-      verdict: verdictOf(config, kept, all, speeds, tolerance),
+      verdict: verdictOf(model, kept, all, speeds, tolerance),
       unit,
       settings: all,
       activation,
@@ -245,17 +259,21 @@ async function measure(
   }
 }
 
-/** The smallest K that is within the tolerance, between the last share on the grid that is and the first that is not. */
+/**
+ * The smallest mean K within the tolerance: between the last one measured that is and the first one that is not.
+ * @param own the K of the model as it is. @param run measures another one.
+ */
 async function searchKept(
-  config: Transformer["config"],
-  results: ReadonlyMap<string, SettingResult>,
-  isWithin: (result: SettingResult) => boolean,
+  own: number,
+  results: Iterable<SettingResult>,
+  kind: "neurons" | "per-layer",
+  tolerance: number,
   run: (kept: number) => Promise<SettingResult>,
 ): Promise<number> {
-  const own = keptNeurons(config);
-  const grid = [...results.values()]
-    .filter(({ kind, criterion }) => kind === "neurons" && criterion === "gate")
-    .map((result) => ({ kept: meanKept(result.kept), fits: isWithin(result) }))
+  const isWithin = ({ ratio }: SettingResult) => ratio <= 1 + tolerance;
+  const grid = [...results]
+    .filter((one) => one.kind === kind && one.criterion === "gate" && !one.name.startsWith(GIVEN))
+    .map((one) => ({ kept: Number(one.name.slice(one.name.lastIndexOf("k") + 1)), fits: isWithin(one) }))
     .filter(({ kept }) => kept < own)
     .sort((a, b) => b.kept - a.kept);
   let high = own;

@@ -181,7 +181,10 @@ export function studyCsv(study: StudyResult): [name: string, content: string][] 
   );
   const settings = settingsTable(study.settings);
   settings.columns.splice(1, 0, { key: "kept", label: "K", align: "right" });
-  settings.rows = settings.rows.map((row, i) => ({ ...row, kept: meanKept(study.settings[i].kept) }));
+  settings.rows = settings.rows.map((row, i) => ({
+    ...row,
+    kept: meanKept(study.model.config, study.settings[i].kept),
+  }));
   const errorTable: Table = {
     columns: ["setting", "layer", "error"].map((key) => ({ key, label: key, align: "left" })),
     rows: errors,

@@ -24,6 +24,11 @@ export interface StudyText {
   readonly measured: readonly Window[];
 }
 
+/** Documents that are read at least, if there are so many. */
+const DOCUMENTS = 40;
+/** A token is seldom longer than this on average; what is too much is cut off. */
+const CHARACTERS = 8;
+
 export interface TextOptions {
   /** Length of windows. */
   readonly window: number;
@@ -33,8 +38,8 @@ export interface TextOptions {
 }
 
 /**
- * Reads as much of the text as is needed: documents from the first on, of a text that is one document its end (what
- * training holds out).
+ * Reads as much of the text as is needed: beginnings of documents, of a text that is one document its end (what training
+ * holds out).
  * @throws UsageError if that is less than two windows.
  */
 export async function readStudyText(
@@ -46,7 +51,7 @@ export async function readStudyText(
   const documents =
     corpus.split === "tail"
       ? [await endOf(corpus, tokenizer, wanted)]
-      : await firstOf(corpus, tokenizer, wanted);
+      : await beginningsOf(corpus, tokenizer, options);
   const windows: Window[] = [];
   let start = 0;
   for (const [document, ids] of documents.entries()) {
@@ -78,8 +83,7 @@ function calibrationWindows(windows: readonly Window[], { tokens, calibrationTok
 
 /** Tokens of the last part of a text, beginning at a line. */
 async function endOf(corpus: Corpus, tokenizer: Tokenizer, tokens: number): Promise<Uint32Array> {
-  // A token is seldom longer than this on average; if it is shorter, the beginning is cut off below.
-  const characters = 8 * tokens;
+  const characters = CHARACTERS * tokens;
   let text = "";
   for await (const part of corpus.documents()) text = (text + part.text).slice(-characters);
   const line = text.length < characters ? 0 : text.indexOf("\n") + 1;
@@ -87,26 +91,49 @@ async function endOf(corpus: Corpus, tokenizer: Tokenizer, tokens: number): Prom
   return ids.length <= tokens ? ids : ids.slice(-tokens - 1);
 }
 
-async function firstOf(corpus: Corpus, tokenizer: Tokenizer, tokens: number): Promise<Uint32Array[]> {
-  const documents: Uint32Array[] = [];
-  let id: string | undefined;
-  let text = "";
+/**
+ * The beginnings of documents from the first on. No document gives more than a share of what is wanted as long as there are
+ * enough of them, so that a long one does not stand for all.
+ */
+async function beginningsOf(
+  corpus: Corpus,
+  tokenizer: Tokenizer,
+  options: TextOptions,
+): Promise<Uint32Array[]> {
+  const wanted = options.tokens + options.calibrationTokens;
+  let most = Math.max(options.window, Math.ceil(wanted / DOCUMENTS));
+  const texts: string[] = [];
+  let documents: Uint32Array[] = [];
   let total = 0;
-  const finish = () => {
-    // A document longer than all that is needed is read no further than that.
-    const ids = tokenizer.encode(text).slice(0, Math.max(0, tokens - total) + 1);
-    text = "";
+  const cut = (text: string) => {
+    const ids = tokenizer.encode(text.slice(0, CHARACTERS * most)).slice(0, most + 1);
     if (ids.length < 2) return;
     documents.push(ids);
-    total += ids.length;
+    total += ids.length - 1;
   };
+  let id: string | undefined;
+  let text = "";
   for await (const part of corpus.documents()) {
-    if (id !== undefined && part.id !== id) finish();
+    if (id !== undefined && part.id !== id) {
+      texts.push(text);
+      cut(text);
+      text = "";
+    }
+    if (total >= wanted) break;
     id = part.id;
-    if (total >= tokens) return documents;
-    if (text.length < 8 * tokens) text += part.text;
+    if (text.length < CHARACTERS * wanted) text += part.text;
   }
-  finish();
+  if (text !== "") {
+    texts.push(text);
+    cut(text);
+  }
+  // Too few documents: each gives more.
+  while (total < wanted && texts.some((one) => one.length > CHARACTERS * most)) {
+    most *= 2;
+    documents = [];
+    total = 0;
+    for (const one of texts) if (total < wanted) cut(one);
+  }
   return documents;
 }
 

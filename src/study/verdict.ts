@@ -1,13 +1,15 @@
 // The result of a study in words.
 
-import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
+import { expertWidth, keptNeurons } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
+import type { Transformer } from "../model/transformer.ts";
 import { decodeBytes } from "../model/work.ts";
 import { formatPercent } from "../report/format.ts";
 import { meanKept, type SettingResult, type SpeedResult, type Verdict } from "./result.ts";
+import { formatOf } from "./speed.ts";
 
 export function verdictOf(
-  config: ModelConfig,
+  { config, head }: Transformer,
   kept: Kept,
   settings: readonly SettingResult[],
   speeds: readonly SpeedResult[],
@@ -15,13 +17,11 @@ export function verdictOf(
 ): Verdict {
   const width = expertWidth(config);
   const own = keptNeurons(config);
-  const mean = Math.round(meanKept(kept));
-  const names = typeof kept === "object" ? ["per-layer-k"] : mean === own ? ["reference"] : ["gate-k"];
-  const result = settings.find(
-    ({ name }) => name === (names[0] === "reference" ? "reference" : `${names[0]}${mean}`),
-  );
-  if (!result) throw new Error(`the recommended ${names[0]}${mean} was not measured`);
-  const bytes = (k: number) => decodeBytes({ ...config, num_neurons_per_tok: k }, "bf16").total;
+  const mean = Math.round(meanKept(config, kept));
+  const name = typeof kept === "object" ? `per-layer-k${mean}` : mean === own ? "reference" : `gate-k${mean}`;
+  const result = settings.find((one) => one.name === name);
+  if (!result) throw new Error(`the recommended ${name} was not measured`);
+  const bytes = (k: number) => decodeBytes({ ...config, num_neurons_per_tok: k }, formatOf(head.dtype)).total;
   const expectedSpeedup = bytes(own) / bytes(mean);
   const measuredSpeedup = speeds.find(({ name }) => name === "recommended")?.speedup ?? Number.NaN;
   const prunedShare = 1 - mean / width;
