@@ -15,14 +15,15 @@ const order = [
   "infer",
   "checkpoint",
   "train",
+  "evaluate",
   "bench",
   "cli",
 ];
 
 /** Beside that order: these import no other folder, and only these import them. */
 const besides = {
-  text: ["infer", "checkpoint", "train", "bench", "cli"],
-  report: ["train", "bench", "cli"],
+  text: ["infer", "checkpoint", "train", "evaluate", "bench", "cli"],
+  report: ["train", "evaluate", "bench", "cli"],
 };
 
 /** They run in browsers too. */

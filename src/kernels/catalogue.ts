@@ -37,6 +37,7 @@ import {
   storedRowsF32,
   storedRowsInt8,
 } from "./storedLinear.ts";
+import { tokenScores } from "./tokenScores.ts";
 
 /** Every kernel under its own name. */
 export const catalogue = {
@@ -70,6 +71,7 @@ export const catalogue = {
   expertBalanceGrad,
   headCrossEntropy,
   headCrossEntropyGrad,
+  tokenScores,
   add,
   copy,
   fill,
