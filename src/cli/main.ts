@@ -9,6 +9,7 @@ import { packageVersion } from "../version.ts";
 import { Interrupted } from "./action.ts";
 import { addBenchCommand } from "./bench.ts";
 import { addCompareCommand } from "./compare.ts";
+import { addEvalCommand } from "./eval.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
@@ -27,6 +28,7 @@ function buildProgram(): Command {
   addCompareCommand(program);
   addTrainCommand(program);
   addGenerateCommand(program);
+  addEvalCommand(program);
   addInspectCommand(program);
   addInitCommand(program);
   addTokenizerCommand(program);
