@@ -62,10 +62,13 @@ export function harnessResults({
     ...more,
   };
   for (const { name, perplexity, settings } of perplexities) addPerplexity(file, name, perplexity, settings);
-  for (const group of new Set(tasks.map((task) => task.group))) {
-    const parts = tasks.filter((task) => task.group === group);
-    if (group !== undefined) addGroup(file, group, parts);
-    for (const task of parts) addTask(file, task);
+  for (const task of tasks) {
+    const { group } = task;
+    if (group !== undefined && !(group in file.results)) {
+      const parts = tasks.filter((other) => other.group === group);
+      addGroup(file, group, parts);
+    }
+    addTask(file, task);
   }
   return file;
 }
