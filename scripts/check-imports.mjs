@@ -15,6 +15,7 @@ const order = [
   "infer",
   "checkpoint",
   "train",
+  "evaluate",
   "study",
   "bench",
   "cli",
@@ -22,8 +23,8 @@ const order = [
 
 /** Beside that order: these import no other folder, and only these import them. */
 const besides = {
-  text: ["infer", "checkpoint", "train", "study", "bench", "cli"],
-  report: ["train", "study", "bench", "cli"],
+  text: ["infer", "checkpoint", "train", "evaluate", "study", "bench", "cli"],
+  report: ["train", "evaluate", "study", "bench", "cli"],
 };
 
 /** They run in browsers too. */

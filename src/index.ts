@@ -19,7 +19,21 @@ export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";
 export { type RandomCheckpointOptions, writeRandomCheckpoint } from "./checkpoint/randomCheckpoint.ts";
 export { RunError, UsageError } from "./errors.ts";
-export { Decoder, type DecoderOptions, type Rows } from "./infer/decoder.ts";
+export { type EvaluateOptions, evaluateTasks, type Sample, type TaskResult } from "./evaluate/evaluate.ts";
+export { type LogLikelihood, type LogLikelihoodOptions, logLikelihoods } from "./evaluate/logLikelihood.ts";
+export { type Perplexity, type PerplexityOptions, perplexity } from "./evaluate/perplexity.ts";
+export { type HarnessResults, harnessResults, sampleLines } from "./evaluate/results.ts";
+export { type FindTaskFiles, localTaskFiles, type TaskFiles } from "./evaluate/rows.ts";
+export type { Layout, TaskSpec } from "./evaluate/task.ts";
+export { builtInTasks } from "./evaluate/tasks/catalogue.ts";
+export { encodePair, rollingWindows, type TokenRequest } from "./evaluate/tokens.ts";
+export {
+  Decoder,
+  type DecoderOptions,
+  type Rows,
+  type ScoredRows,
+  type TokenScores,
+} from "./infer/decoder.ts";
 export { type GenerateOptions, LanguageModel } from "./infer/languageModel.ts";
 export {
   type LayerRouting,

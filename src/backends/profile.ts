@@ -52,6 +52,7 @@ export const phaseOf: Readonly<Record<KernelName, Phase>> = {
   expertBalanceGrad: "balance",
   headCrossEntropy: "head",
   headCrossEntropyGrad: "head",
+  tokenScores: "head",
   add: "norms",
   copy: "norms",
   fill: "norms",

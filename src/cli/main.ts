@@ -10,6 +10,7 @@ import { Interrupted } from "./action.ts";
 import { addBenchCommand } from "./bench.ts";
 import { addCompareCommand } from "./compare.ts";
 import { addConvertCommand } from "./convert.ts";
+import { addEvalCommand } from "./eval.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
@@ -31,6 +32,7 @@ function buildProgram(): Command {
   addTrainCommand(program);
   addGenerateCommand(program);
   addStudyCommand(program);
+  addEvalCommand(program);
   addInspectCommand(program);
   addLogitsCommand(program);
   addConvertCommand(program);

@@ -12,7 +12,7 @@ import {
   storeKeyValueF32,
 } from "../kernels/cachedAttention.ts";
 import type { Attend, ForwardOptions, Transformer } from "../model/transformer.ts";
-import { embedding, linear } from "../tensor/ops.ts";
+import { embedding, linear, tokenScores } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -22,6 +22,23 @@ export interface Rows {
   readonly position: number;
   readonly ids: Uint32Array;
 }
+
+/** New tokens of one sequence, and which tokens are asked about: is `targets[n]` what follows row `rows[n]` of `ids`? */
+export interface ScoredRows extends Rows {
+  readonly rows: Uint32Array;
+  readonly targets: Uint32Array;
+}
+
+/** Answers for the targets of one entry. */
+export interface TokenScores {
+  /** Natural logarithm of each target's probability, over the model's whole vocabulary. */
+  readonly logProbs: Float64Array;
+  /** 1 where the target is the most likely token (the first of equals), else 0. */
+  readonly greedy: Uint8Array;
+}
+
+/** Logits in memory at a time while tokens are scored: 64 MiB, as many rows as fit. */
+const SCORED_LOGITS = 1 << 24;
 
 export interface DecoderOptions {
   /** Most sequences at a time. Default 1. */
@@ -98,7 +115,6 @@ export class Decoder {
    */
   async run(entries: readonly Rows[]): Promise<Float32Array> {
     const step = this.#layOut(entries);
-    this.#checkLength(step);
     const { backend } = this.model;
     if (step.last.length === step.ids.length) {
       const logits = this.#repeated(step);
@@ -123,7 +139,6 @@ export class Decoder {
     { onRouting, read }: { onRouting?: ForwardOptions["onRouting"]; read?: () => Promise<void> } = {},
   ): Promise<Float32Array> {
     const step = this.#layOut(entries);
-    this.#checkLength(step);
     const { backend } = this.model;
     const tape = new Tape(backend, { recording: false });
     try {
@@ -137,9 +152,47 @@ export class Decoder {
     }
   }
 
-  #checkLength({ positions }: Step): void {
-    if (positions.some((position) => position >= this.maxPositions)) {
-      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
+  /**
+   * How likely the targets of each entry are, in one pass over all entries; the head is computed for the rows that have
+   * targets only. Keys and values of all rows stay in the cache: a later call may write over them from any position on,
+   * and so ask about several continuations of what stands before it.
+   * @throws Error if an entry reaches beyond `maxPositions`.
+   */
+  async score(entries: readonly ScoredRows[]): Promise<TokenScores[]> {
+    const step = this.#layOut(entries);
+    const { backend } = this.model;
+    const tape = new Tape(backend, { recording: false });
+    try {
+      const hidden = this.#hidden(tape, step);
+      const scores = entries.map(({ targets }) => ({
+        logProbs: new Float64Array(targets.length),
+        greedy: new Uint8Array(targets.length),
+      }));
+      for (const chunk of chunksOf(
+        entries,
+        Math.max(1, Math.floor(SCORED_LOGITS / this.model.head.shape[0])),
+      )) {
+        const { lse, best, picked } = tape.scope(() => {
+          const rows = embedding(
+            tape,
+            tape.constant(Uint32Array.from(chunk.rows), [chunk.rows.length]),
+            hidden,
+          );
+          const logits = linear(tape, rows, this.model.head, this.bf16);
+          const column = (values: number[]) => tape.constant(Uint32Array.from(values), [values.length]);
+          return tokenScores(tape, logits, column(chunk.rowOf), column(chunk.targets));
+        });
+        const read = ({ buffer, size }: Tensor) => backend.read(buffer, 0, size);
+        const [sums, largest, logits] = [await read(lse), await read(best), await read(picked)];
+        for (const [n, { entry, index }] of chunk.places.entries()) {
+          const row = chunk.rowOf[n];
+          scores[entry].logProbs[index] = logits[n] - sums[row];
+          scores[entry].greedy[index] = largest[row] === chunk.targets[n] ? 1 : 0;
+        }
+      }
+      return scores;
+    } finally {
+      tape.release();
     }
   }
 
@@ -154,6 +207,9 @@ export class Decoder {
     }
     const positions = column(({ position, ids }) => ids.map((_, i) => position + i));
     const slots = column(({ slot, ids }) => ids.map(() => slot));
+    if (positions.some((position) => position >= this.maxPositions)) {
+      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
+    }
     return {
       ids: column(({ ids }) => ids),
       slots,
@@ -187,21 +243,23 @@ export class Decoder {
     return logits;
   }
 
-  /** Enqueues a step. The tape owns the result. */
-  #logits(
-    tape: Tape,
-    { ids, slots, positions, last }: Step,
-    onRouting?: ForwardOptions["onRouting"],
-  ): Tensor {
-    const { model } = this;
+  /** Enqueues a step, and its logits. The tape owns the result. */
+  #logits(tape: Tape, step: Step, onRouting?: ForwardOptions["onRouting"]): Tensor {
+    const { last } = step;
+    const hidden = this.#hidden(tape, step, onRouting);
+    const lastRows =
+      last.length === step.ids.length ? hidden : embedding(tape, tape.constant(last, [last.length]), hidden);
+    return linear(tape, lastRows, this.model.head, this.bf16);
+  }
+
+  /** Enqueues a step: what leaves the last norm, [rows, D]. */
+  #hidden(tape: Tape, { ids, slots, positions }: Step, onRouting?: ForwardOptions["onRouting"]): Tensor {
     const column = (values: Uint32Array) => tape.constant(values, [values.length]);
     const positionsTensor = column(positions);
     const attend = this.#attend(column(slots), positionsTensor);
     const { bf16, kept, active } = this;
     const options = { attend, bf16, balance: false, kept, active, onRouting };
-    const { hidden } = model.forward(tape, column(ids), positionsTensor, options);
-    const lastRows = last.length === ids.length ? hidden : embedding(tape, column(last), hidden);
-    return linear(tape, lastRows, model.head, this.bf16);
+    return this.model.forward(tape, column(ids), positionsTensor, options).hidden;
   }
 
   /** Attention of new rows: stores their keys and values, then looks at everything their slots hold. */
@@ -235,4 +293,38 @@ export class Decoder {
     this.#captured.clear();
     for (const buffer of [...this.#keys, ...this.#values]) this.model.backend.free(buffer);
   }
+}
+
+/** A part of the targets of a call, with at most so many rows of logits. */
+interface ScoreChunk {
+  /** Rows of the step whose logits are wanted. */
+  readonly rows: number[];
+  /** Per target: which of `rows` it follows, its id, and where its score goes. */
+  readonly rowOf: number[];
+  readonly targets: number[];
+  readonly places: { readonly entry: number; readonly index: number }[];
+}
+
+function chunksOf(entries: readonly ScoredRows[], rowsAtOnce: number): ScoreChunk[] {
+  const chunks: ScoreChunk[] = [];
+  let chunk: ScoreChunk | undefined;
+  let first = 0;
+  for (const [entry, { ids, rows, targets }] of entries.entries()) {
+    // Several targets of one row share its logits where they are neighbours.
+    for (let index = 0; index < targets.length; index++) {
+      const row = first + rows[index];
+      if (chunk?.rows.at(-1) !== row) {
+        if (chunk === undefined || chunk.rows.length === rowsAtOnce) {
+          chunk = { rows: [], rowOf: [], targets: [], places: [] };
+          chunks.push(chunk);
+        }
+        chunk.rows.push(row);
+      }
+      chunk.rowOf.push(chunk.rows.length - 1);
+      chunk.targets.push(targets[index]);
+      chunk.places.push({ entry, index });
+    }
+    first += ids.length;
+  }
+  return chunks;
 }

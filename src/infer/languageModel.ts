@@ -7,7 +7,7 @@ import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { RandomStream } from "../random.ts";
 import { StreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
-import { Decoder } from "./decoder.ts";
+import { Decoder, type DecoderOptions } from "./decoder.ts";
 import { checkSampling, type SamplingOptions, sampleToken } from "./sampling.ts";
 import { StopFilter } from "./stopFilter.ts";
 
@@ -68,6 +68,11 @@ export class LanguageModel {
     return this.model.config;
   }
 
+  /** A cache for sequences of this model, to be closed by the caller. */
+  decoder(options: DecoderOptions = {}): Decoder {
+    return new Decoder(this.model, { bf16: this.#bf16, kept: this.#kept, ...options });
+  }
+
   /**
    * Continues `prompt`, piece by piece: whole characters only. Ends at the end-of-text token, at a stop string, after
    * `maxTokens`, or when the model's positions are used up.
@@ -87,11 +92,7 @@ export class LanguageModel {
       );
     }
     const draws = new RandomStream(seed, "generate");
-    const decoder = new Decoder(this.model, {
-      bf16: this.#bf16,
-      kept: this.#kept,
-      maxPositions: ids.length + Math.min(room, maxTokens),
-    });
+    const decoder = this.decoder({ maxPositions: ids.length + Math.min(room, maxTokens) });
     const slot = decoder.claim() as number;
     const text = new StreamDecoder(tokenizer);
     const filter = new StopFilter(stop);
@@ -123,6 +124,7 @@ export class LanguageModel {
   }
 }
 
-function startIds(tokenizer: Tokenizer): Uint32Array {
+/** What a text without a beginning is taken to follow. */
+export function startIds(tokenizer: Tokenizer): Uint32Array {
   return tokenizer.eosId === undefined ? tokenizer.encode("\n") : Uint32Array.of(tokenizer.eosId);
 }

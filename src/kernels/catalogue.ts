@@ -40,6 +40,7 @@ import {
   storedRowsInt8,
 } from "./storedLinear.ts";
 import { studyExpertsBf16, studyExpertsF32, studyExpertsInt8 } from "./studyExperts.ts";
+import { tokenScores } from "./tokenScores.ts";
 import { addBias, addGated, clip, routerGroups } from "./variants.ts";
 
 /** Every kernel under its own name. */
@@ -74,6 +75,7 @@ export const catalogue = {
   expertBalanceGrad,
   headCrossEntropy,
   headCrossEntropyGrad,
+  tokenScores,
   add,
   copy,
   fill,

@@ -274,6 +274,21 @@ export function headCrossEntropy(tape: Tape, hidden: Tensor, weight: Tensor, tar
   );
 }
 
+/**
+ * Per row of logits_MV the logarithm of its sum of exponentials, lse_M, and its largest logit's index, best_M; and
+ * picked_N, the logit ids_N[n] of row rowOf_N[n]. Only for inference.
+ */
+export function tokenScores(tape: Tape, logits: Tensor, rowOf: Tensor, ids: Tensor) {
+  const [rows, vocab] = logits.shape;
+  const targets = ids.size;
+  return tape.infer(
+    k.tokenScores,
+    { logits, rowOf, ids },
+    { rows, vocab, targets },
+    { lse: [rows], best: [rows], picked: [targets] },
+  );
+}
+
 /** The stored weights of a layer's experts, neuron by neuron: all three are [E, F, D]. */
 export interface StoredExperts {
   readonly gate: StoredTensor;

@@ -1,0 +1,187 @@
+// Asks a model about many continuations: in batches of similar length, what several requests begin with only once.
+// Not here: where the tokens come from (tokens.ts), and what the answers mean (task.ts, perplexity.ts).
+
+import { throwIfAborted, UsageError } from "../errors.ts";
+import type { Decoder, ScoredRows } from "../infer/decoder.ts";
+import type { LanguageModel } from "../infer/languageModel.ts";
+import type { TokenRequest } from "./tokens.ts";
+
+export interface LogLikelihood {
+  /** Natural logarithm of the continuation's probability. */
+  readonly logLikelihood: number;
+  /** Whether each of its tokens is the most likely one. */
+  readonly greedy: boolean;
+}
+
+export interface LogLikelihoodOptions {
+  /** Groups of requests at a time; fewer where their caches would take too much memory. Default 16. */
+  readonly batch?: number;
+  /** Positions that a model is shown; longer contexts lose their beginning. Default: all that it was made for. */
+  readonly maxLength?: number;
+  readonly signal?: AbortSignal;
+  /** Told the answers of a group as soon as they are there. */
+  readonly onGroup?: (group: number, answers: readonly LogLikelihood[]) => void;
+}
+
+/** Keys and values of a batch take at most so much memory, unless one sequence alone takes more. */
+const CACHE_BYTES = 1 << 30;
+/** Rows that go through the model at a time, unless one sequence alone has more. */
+const MAX_ROWS = 8192;
+
+/** A request as the model sees it: the input loses its last token, and its last rows are asked about. */
+interface Question {
+  readonly input: Uint32Array;
+  /** The first row that is asked about. */
+  readonly from: number;
+  readonly targets: Uint32Array;
+}
+
+interface Plan {
+  readonly group: number;
+  readonly questions: readonly Question[];
+  /** Rows that all inputs of the group begin with. */
+  readonly shared: number;
+  /** Longest input. */
+  readonly longest: number;
+}
+
+/**
+ * Log-likelihoods of groups of requests, in their order. Requests of a group should begin alike, as the answers to one
+ * question do: what they share is computed once.
+ * @throws UsageError for a continuation that is empty, or longer than the model's positions.
+ */
+export async function logLikelihoods(
+  model: LanguageModel,
+  groups: readonly (readonly TokenRequest[])[],
+  options: LogLikelihoodOptions = {},
+): Promise<LogLikelihood[][]> {
+  const { batch = 16, signal, onGroup } = options;
+  const maxLength = checkMaxLength(options.maxLength, model.config.max_position_embeddings);
+  const plans = groups
+    .map((requests, group) => plan(requests, group, maxLength))
+    .sort((a, b) => b.longest - a.longest || a.group - b.group);
+  const answers: LogLikelihood[][] = groups.map(() => []);
+  let decoder: Decoder | undefined;
+  try {
+    for (let next = 0; next < plans.length; ) {
+      throwIfAborted(signal);
+      const { longest } = plans[next];
+      // Inputs come in falling length: a cache that is much too long is replaced by one with more or smaller slots.
+      if (!decoder || 2 * longest < decoder.maxPositions) {
+        decoder?.close();
+        decoder = undefined;
+        decoder = model.decoder({
+          slots: slotsFor(model, longest, Math.min(batch, plans.length - next)),
+          maxPositions: longest,
+        });
+      }
+      const taken = takeBatch(plans, next, decoder.slots);
+      next += taken.length;
+      const results = await askBatch(decoder, taken);
+      for (const [n, { group }] of taken.entries()) {
+        answers[group] = results[n];
+        onGroup?.(group, results[n]);
+      }
+    }
+  } finally {
+    decoder?.close();
+  }
+  return answers;
+}
+
+/** @throws UsageError if a model has not so many positions. */
+export function checkMaxLength(maxLength: number | undefined, positions: number): number {
+  if (maxLength === undefined) return positions;
+  if (!Number.isInteger(maxLength) || maxLength < 1 || maxLength > positions) {
+    throw new UsageError(`the length of a window must be from 1 to the model's ${positions} positions`);
+  }
+  return maxLength;
+}
+
+function plan(requests: readonly TokenRequest[], group: number, maxLength: number): Plan {
+  const questions = requests.map((request) => question(request, maxLength));
+  const [first, ...others] = questions;
+  let shared = first?.input.length ?? 0;
+  for (const { input } of others) {
+    shared = Math.min(shared, input.length);
+    for (let i = 0; i < shared; i++) if (input[i] !== first.input[i]) shared = i;
+  }
+  return { group, questions, shared, longest: Math.max(1, ...questions.map(({ input }) => input.length)) };
+}
+
+function question({ context, continuation }: TokenRequest, maxLength: number): Question {
+  if (context.length === 0 || continuation.length === 0) {
+    throw new UsageError("a continuation to be scored has no token of its own: check the task's texts");
+  }
+  if (continuation.length > maxLength) {
+    throw new UsageError(
+      `a continuation has ${continuation.length} tokens, but the model is shown ${maxLength} positions: leave it out`,
+    );
+  }
+  const whole = new Uint32Array(context.length + continuation.length);
+  whole.set(context);
+  whole.set(continuation, context.length);
+  const input = whole.subarray(Math.max(0, whole.length - maxLength - 1), whole.length - 1);
+  return { input, from: input.length - continuation.length, targets: continuation };
+}
+
+function slotsFor(model: LanguageModel, positions: number, batch: number): number {
+  const { num_hidden_layers: layers, num_key_value_heads: kvHeads, head_dim: headDim } = model.config;
+  const bytes = 2 * layers * kvHeads * headDim * (model.model.halves ? 2 : 4) * positions;
+  return Math.max(1, Math.min(batch, Math.floor(CACHE_BYTES / bytes)));
+}
+
+function takeBatch(plans: readonly Plan[], first: number, slots: number): Plan[] {
+  const taken: Plan[] = [];
+  let rows = 0;
+  for (const next of plans.slice(first, first + slots)) {
+    rows += next.longest;
+    if (taken.length > 0 && rows > MAX_ROWS) break;
+    taken.push(next);
+  }
+  return taken;
+}
+
+/** First what each group shares, then the rest of each member in turn, over the same slot. */
+async function askBatch(decoder: Decoder, plans: readonly Plan[]): Promise<LogLikelihood[][]> {
+  const sums = plans.map(({ questions }) => questions.map(() => ({ logLikelihood: 0, greedy: true })));
+  const members = Math.max(...plans.map(({ questions }) => questions.length));
+  for (let member = -1; member < members; member++) {
+    const entries: ScoredRows[] = [];
+    /** Per entry and target, whose it is. */
+    const owners: { logLikelihood: number; greedy: boolean }[][] = [];
+    for (const [slot, { questions, shared }] of plans.entries()) {
+      const asked = member < 0 ? questions : questions.slice(member, member + 1);
+      const [begin, end] = member < 0 ? [0, shared] : [shared, asked[0]?.input.length ?? 0];
+      if (asked.length === 0 || end <= begin) continue;
+      const pairs = asked.flatMap(({ from, targets }, index) => {
+        const owner = sums[slot][member < 0 ? index : member];
+        return Array.from(
+          { length: Math.max(0, Math.min(end, from + targets.length) - Math.max(begin, from)) },
+          (_, n) => {
+            const row = Math.max(begin, from) + n;
+            return { row: row - begin, target: targets[row - from], owner };
+          },
+        );
+      });
+      pairs.sort((a, b) => a.row - b.row);
+      entries.push({
+        slot,
+        position: begin,
+        ids: asked[0].input.subarray(begin, end),
+        rows: Uint32Array.from(pairs, ({ row }) => row),
+        targets: Uint32Array.from(pairs, ({ target }) => target),
+      });
+      owners.push(pairs.map(({ owner }) => owner));
+    }
+    if (entries.length === 0) continue;
+    const scores = await decoder.score(entries);
+    for (const [e, { logProbs, greedy }] of scores.entries()) {
+      for (const [n, owner] of owners[e].entries()) {
+        owner.logLikelihood += logProbs[n];
+        if (greedy[n] === 0) owner.greedy = false;
+      }
+    }
+  }
+  return sums;
+}

@@ -1,0 +1,564 @@
+// Evaluation against a straightforward computation (every request by itself, whole, without a cache; logarithms in
+// double precision on the host), and the semantics of lm-evaluation-harness in small cases worked out by hand.
+// Not here: the command (cli.test.ts), and the kernel (kernels.test.ts).
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { gzipSync } from "node:zlib";
+import type { Backend } from "../src/backends/backend.ts";
+import { openModel } from "../src/checkpoint/modelFolder.ts";
+import { UsageError } from "../src/errors.ts";
+import { evaluateTasks } from "../src/evaluate/evaluate.ts";
+import { fewshotContexts } from "../src/evaluate/fewshot.ts";
+import { logLikelihoods } from "../src/evaluate/logLikelihood.ts";
+import { pooledStandardError, scoreItem, standardError } from "../src/evaluate/metrics.ts";
+import { perplexity } from "../src/evaluate/perplexity.ts";
+import { PythonRandom } from "../src/evaluate/pythonRandom.ts";
+import { RequestLog } from "../src/evaluate/requestLog.ts";
+import { harnessResults, sampleLines } from "../src/evaluate/results.ts";
+import { checkTaskSpec, itemOf, type Row, type TaskSpec } from "../src/evaluate/task.ts";
+import { builtInTasks, findTask } from "../src/evaluate/tasks/catalogue.ts";
+import { countWords, encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
+import { LanguageModel } from "../src/infer/languageModel.ts";
+import { linear } from "../src/tensor/ops.ts";
+import { Tape } from "../src/tensor/tape.ts";
+import { byteTokenizer, tokenizerFromJson } from "../src/text/tokenizer.ts";
+import { attendWithin } from "../src/train/step.ts";
+import { bestBackend } from "./support/backends.ts";
+
+const fixture = (path: string) => new URL(`fixtures/${path}`, import.meta.url).pathname;
+const folder = mkdtempSync(join(tmpdir(), "mone-evaluate-"));
+let backend: Backend;
+let model: LanguageModel;
+before(() => {
+  backend = bestBackend();
+  model = new LanguageModel(openModel(fixture("hf/qwen3_moe"), backend), byteTokenizer());
+});
+after(() => {
+  model.close();
+  backend.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** The arbiter: one request, one forward pass over all of it. */
+async function straightforward({ context, continuation }: TokenRequest, maxLength = 128) {
+  const { config } = model;
+  const input = [...context, ...continuation].slice(-(maxLength + 1)).slice(0, -1);
+  const tape = new Tape(backend, { recording: false });
+  const column = (values: number[]) => tape.constant(Uint32Array.from(values), [values.length]);
+  const attend = attendWithin(config, 1, input.length);
+  const options = { attend, bf16: false, balance: false };
+  const { hidden } = model.model.forward(tape, column(input), column([...input.keys()]), options);
+  const all = linear(tape, hidden, model.model.head, false);
+  const logits = (await backend.read(all.buffer, 0, all.size)) as Float32Array;
+  tape.release();
+  let logLikelihood = 0;
+  let greedy = true;
+  for (const [n, target] of continuation.entries()) {
+    const at = (input.length - continuation.length + n) * config.vocab_size;
+    const row = logits.slice(at, at + config.vocab_size);
+    const sum = row.reduce((total, logit) => total + Math.exp(logit), 0);
+    logLikelihood += row[target] - Math.log(sum);
+    if (row.some((logit) => logit > row[target])) greedy = false;
+  }
+  return { logLikelihood, greedy };
+}
+
+/** Two ways to the same f32 numbers differ by rounding: about 1e-6 a token here. What is promised is 1e-4. */
+const LIMIT = 5e-5;
+
+async function assertStraightforward(
+  groups: TokenRequest[][],
+  options: { batch?: number; maxLength?: number } = {},
+) {
+  const answers = await logLikelihoods(model, groups, options);
+  for (const [g, group] of groups.entries()) {
+    assert.equal(answers[g].length, group.length);
+    for (const [n, request] of group.entries()) {
+      const expected = await straightforward(request, options.maxLength);
+      const error = Math.abs(answers[g][n].logLikelihood - expected.logLikelihood);
+      assert.ok(error <= LIMIT, `request ${g}.${n} is off by ${error}`);
+      assert.equal(answers[g][n].greedy, expected.greedy, `request ${g}.${n}`);
+    }
+  }
+}
+
+const pair = (context: string, continuation: string) => encodePair(model.tokenizer, context, continuation);
+
+describe("log-likelihoods", () => {
+  const groups = [
+    ["a dog", "an old cat", "a"].map((choice) => pair("Question: who barks?\nAnswer:", ` ${choice}`)),
+    [
+      pair("The trophy does not fit because the trophy", " is big."),
+      pair("The trophy does not fit because the case", " is big."),
+    ],
+    [pair("", " Who sat?"), pair("", " Who sat")],
+    [pair("Alone", " in its group")],
+    [pair("xyz", " one context"), pair("abc", " and another")],
+  ];
+
+  for (const batch of [1, 2, 16]) {
+    test(`${batch} groups at a time are what each request gives alone`, () =>
+      assertStraightforward(groups, { batch }));
+  }
+
+  test("contexts that are too long lose their beginning", async () => {
+    const long = "it was a bright cold day in April ".repeat(8);
+    await assertStraightforward([
+      [pair(long, " and"), pair(long, " and the clocks were")],
+      [pair("short", " one")],
+    ]);
+    await assertStraightforward([[pair(long, " and"), pair(long, " and the")]], { maxLength: 20 });
+  });
+
+  test("the greedy continuation is greedy", async () => {
+    const context = pair("The sun", " ").context;
+    let ids = [...context];
+    const decoder = model.decoder();
+    const written: number[] = [];
+    for (let position = 0; written.length < 6; position += 0) {
+      const logits = await decoder.run([{ slot: 0, position, ids: Uint32Array.from(ids) }]);
+      written.push(logits.indexOf(logits.reduce((a, b) => Math.max(a, b))));
+      ids = [...context, ...written];
+    }
+    decoder.close();
+    const wrong = Uint32Array.from([...written.slice(0, 5), (written[5] + 1) % 256]);
+    const request = { context, continuation: Uint32Array.from(written) };
+    const [[right, other]] = await logLikelihoods(model, [[request, { context, continuation: wrong }]]);
+    assert.deepEqual([right.greedy, other.greedy], [true, false]);
+  });
+
+  test("what cannot be scored is refused", async () => {
+    const empty = { context: Uint32Array.of(1), continuation: new Uint32Array(0) };
+    await assert.rejects(logLikelihoods(model, [[empty]]), UsageError);
+    const long = { context: Uint32Array.of(1), continuation: new Uint32Array(129).fill(65) };
+    await assert.rejects(logLikelihoods(model, [[long]]), /129 tokens/);
+  });
+});
+
+describe("tokens", () => {
+  const tokenizer = tokenizerFromJson(JSON.parse(readFileSync(fixture("tokenizer/tokenizer.json"), "utf8")));
+
+  test("spaces at the context's end belong to the continuation", () => {
+    const { context, continuation } = encodePair(tokenizer, "Who sat \n", "there");
+    assert.deepEqual(context, tokenizer.encode("Who sat"));
+    assert.deepEqual([...context, ...continuation], [...tokenizer.encode("Who sat \nthere")]);
+    assert.equal(tokenizer.decode(continuation), " \nthere");
+  });
+
+  test("an empty context is the end of another text", () => {
+    assert.deepEqual(encodePair(tokenizer, "", " there"), {
+      context: Uint32Array.of(tokenizer.eosId as number),
+      continuation: tokenizer.encode(" there"),
+    });
+  });
+
+  const windows = (length: number, maxLength: number, stride?: number) =>
+    rollingWindows(
+      Uint32Array.from({ length }, (_, n) => n),
+      99,
+      maxLength,
+      stride,
+    ).map(({ context, continuation }) => [[...context], [...continuation]]);
+
+  test("windows ask about each token once", () => {
+    assert.deepEqual(windows(0, 4), []);
+    assert.deepEqual(windows(3, 4), [[[99], [0, 1, 2]]]);
+    // The last one is moved left to be full.
+    assert.deepEqual(windows(10, 4), [
+      [[99], [0, 1, 2, 3]],
+      [[3], [4, 5, 6, 7]],
+      [
+        [5, 6, 7],
+        [8, 9],
+      ],
+    ]);
+    assert.deepEqual(windows(7, 4, 2), [
+      [[99], [0, 1, 2, 3]],
+      [
+        [1, 2, 3],
+        [4, 5],
+      ],
+      [[2, 3, 4, 5], [6]],
+    ]);
+  });
+
+  test("words are counted as by re.split", () => {
+    assert.equal(countWords("a b\n\nc"), 3);
+    assert.equal(countWords(" a "), 3);
+    assert.equal(countWords("a\u00a0b\u001cc\ufeffd"), 3);
+  });
+});
+
+test("random numbers are Python's", () => {
+  // python3 -c 'import random; r = random.Random(7); print(...)'
+  const random = new PythonRandom(7);
+  assert.deepEqual(
+    [random.random(), random.random(), random.random()],
+    [0.32383276483316237, 0.15084917392450192, 0.6509344730398537],
+  );
+  assert.deepEqual(
+    [1, 2, 10, 1000, 1024].map((count) => random.below(count)),
+    [0, 0, 5, 596, 118],
+  );
+  assert.deepEqual(random.sample(15, 6), [14, 8, 3, 0, 1, 6]);
+  assert.deepEqual(random.sample(2000, 6), [856, 143, 492, 185, 1128, 869]);
+});
+
+/** What is asked about a row: contexts and continuations, and the right one. */
+function asked(task: string, row: Row) {
+  const { requests, gold } = itemOf(findTask(task).spec, row, "row");
+  return { requests: requests.map(({ context, continuation }) => [context, continuation]), gold };
+}
+
+describe("tasks", () => {
+  const cases: [task: string, row: Row, requests: string[][], gold: number][] = [
+    [
+      "arc_easy",
+      { question: "Why?", choices: { text: ["x", "y"], label: ["A", "B"] }, answerKey: "B" },
+      [
+        ["Question: Why?\nAnswer:", " x"],
+        ["Question: Why?\nAnswer:", " y"],
+      ],
+      1,
+    ],
+    [
+      "arc_challenge",
+      { query: "Question: Why?", choices: ["x"], gold: 0 },
+      [["Question: Why?\nAnswer:", " x"]],
+      0,
+    ],
+    [
+      "piqa",
+      { goal: "To sit", sol1: "stand", sol2: "sit", label: 1 },
+      [
+        ["Question: To sit\nAnswer:", " stand"],
+        ["Question: To sit\nAnswer:", " sit"],
+      ],
+      1,
+    ],
+    [
+      "piqa",
+      { query: "Question: To sit\n", choices: ["sit"], gold: 0 },
+      [["Question: To sit\nAnswer:", " sit"]],
+      0,
+    ],
+    [
+      "hellaswag",
+      {
+        activity_label: "Cooking",
+        ctx_a: "[header] A pan [title] is hot.",
+        ctx_b: "a Cook",
+        endings: ["leaves [step] now.", "stays."],
+        label: "1",
+      },
+      [
+        ["Cooking: A pan. is hot. A cook", " leaves now."],
+        ["Cooking: A pan. is hot. A cook", " stays."],
+      ],
+      1,
+    ],
+    [
+      "openbookqa",
+      { query: "Fog is", choices: ["wet", "dry"], gold: 0 },
+      [
+        ["Fog is", " wet"],
+        ["Fog is", " dry"],
+      ],
+      0,
+    ],
+    [
+      "boolq",
+      { passage: "All is.", question: "is it", label: 1 },
+      [
+        ["All is.\nQuestion: is it?\nAnswer:", " no"],
+        ["All is.\nQuestion: is it?\nAnswer:", " yes"],
+      ],
+      1,
+    ],
+    [
+      "boolq",
+      { query: "Passage: All is.\nQuestion: is it?", choices: ["no", "yes"], gold: 1 },
+      [
+        ["All is.\nQuestion: is it?\nAnswer:", " no"],
+        ["All is.\nQuestion: is it?\nAnswer:", " yes"],
+      ],
+      1,
+    ],
+    [
+      "copa",
+      { premise: "It rained. ", question: "effect", choice1: "We left.", choice2: "I stayed.", label: 0 },
+      [
+        ["It rained therefore", "  we left."],
+        ["It rained therefore", "  i stayed."],
+      ],
+      0,
+    ],
+    [
+      "copa",
+      { query: "It rained, because", choices: ["of x."], gold: 0 },
+      [["It rained because", "  of x."]],
+      0,
+    ],
+    [
+      "winogrande",
+      { sentence: "Ann saw Bea so _ smiled.", option1: "Ann", option2: "Bea", answer: "2" },
+      [
+        ["Ann saw Bea so Ann", " smiled."],
+        ["Ann saw Bea so Bea", " smiled."],
+      ],
+      1,
+    ],
+    [
+      "wsc273",
+      {
+        text: "The men saw the  dogs because their eyes were open.",
+        pronoun: "their",
+        pronoun_loc: 29,
+        options: ["The men", "The dogs"],
+        label: 0,
+      },
+      [
+        ["The men saw the dogs because the men's", "  eyes were open."],
+        ["The men saw the dogs because the dogs's", "  eyes were open."],
+      ],
+      0,
+    ],
+    ["wsc273", { context_options: ["So he"], continuation: "left.", gold: 0 }, [["So he", "  left."]], 0],
+    ["wsc273", { context_options: ["So he"], continuation: ".", gold: 0 }, [["So he", " ."]], 0],
+    ["lambada_openai", { text: "I care about signs" }, [["I care about", " signs"]], 0],
+    ["lambada_openai", { context: "I care about", continuation: "signs" }, [["I care about", " signs"]], 0],
+    [
+      "blimp",
+      { sentence_good: "Who?", sentence_bad: "Whom?", UID: "x" },
+      [
+        ["", " Who?"],
+        ["", " Whom?"],
+      ],
+      0,
+    ],
+  ];
+  for (const [task, row, requests, gold] of cases) {
+    test(`${task} from ${Object.keys(row).join(", ")}`, () =>
+      assert.deepEqual(asked(task, row), { requests, gold }));
+  }
+
+  test("unknown tasks and rows are named", () => {
+    assert.throws(() => findTask("arc_easi"), /no task arc_easi: known are arc_easy, .*blimp/);
+    assert.throws(() => asked("piqa", { goal: "x" }), /no row of the task piqa/);
+    assert.throws(
+      () => asked("piqa", { goal: "x", sol1: "y", sol2: "z", label: 2 }),
+      /the right answer is 2/,
+    );
+    assert.throws(() => checkTaskSpec({ task: "x", output: "no" }, "x.yaml"), /x.yaml declares no task/);
+    assert.equal(new Set(builtInTasks.map(({ task }) => task)).size, 11);
+  });
+
+  test("accuracy by sums and by characters", () => {
+    const item = itemOf(
+      findTask("arc_easy").spec,
+      { query: "Q", choices: ["\u{1F600}", "long one"], gold: 1 },
+      "row",
+    );
+    const answers = [-2, -9].map((logLikelihood) => ({ logLikelihood, greedy: false }));
+    // -2 / 1 against -9 / 8; by bytes -2 / 4 against -9 / 8.
+    const spec: TaskSpec = { ...findTask("arc_easy").spec, metrics: ["acc", "acc_norm", "acc_bytes"] };
+    assert.deepEqual(scoreItem(spec, item, answers), { acc: 0, acc_norm: 1, acc_bytes: 0 });
+  });
+
+  test("examples are those that Python's random.sample draws, without the question itself", () => {
+    const { spec } = findTask("lambada_openai"); // a test part: as many as are shown
+    const items = Array.from({ length: 50 }, (_, n) =>
+      itemOf(spec, { context: `c${n}`, continuation: `w${n}` }, ""),
+    );
+    // python3 -c 'import random; r = random.Random(1234); print(r.sample(range(50), 2), r.sample(range(50), 2))'
+    const drawn = new PythonRandom(1234);
+    const [a, b] = drawn.sample(50, 2);
+    const expected = `c${a}  w${a}\n\nc${b}  w${b}\n\n`;
+    assert.equal(fewshotContexts(spec, [items[10]], items, 2)[0], expected);
+    assert.equal(fewshotContexts(spec, [items[0]], items, 2, "first_n")[0], "c1  w1\n\n");
+    const { spec: piqa } = findTask("piqa"); // no test part: one more is drawn
+    assert.equal(piqa.dataset?.split, "validation");
+    const rows = [0, 1, 2].map((n) => itemOf(piqa, { goal: `g${n}`, sol1: "a", sol2: "b", label: 0 }, ""));
+    assert.match(
+      fewshotContexts(piqa, [rows[0]], rows, 2, "first_n")[0],
+      /^Question: g1\nAnswer: a\n\nQuestion: g2/,
+    );
+    assert.throws(() => fewshotContexts(piqa, rows, rows, 3), UsageError);
+  });
+});
+
+test("standard errors", () => {
+  assert.equal(standardError("acc", [1], 1000), undefined);
+  assert.ok(Math.abs((standardError("acc", [1, 0, 0, 1], 0) as number) - Math.sqrt(1 / 3 / 4)) < 1e-12);
+  // python3: random.Random(i).choices(xs, k=4) for i in range(2), 1000 draws each, sample deviation of exp(-mean).
+  const error = standardError("perplexity", [-1, -2, -4, -3], 2000) as number;
+  assert.ok(Math.abs(error - 8.18064932525548) < 1e-9, String(error));
+  assert.ok(
+    Math.abs(pooledStandardError([0.1, 0.2], [10, 20]) - Math.sqrt((9 * 0.1 + 19 * 0.8) / 28 / 30)) < 1e-12,
+  );
+});
+
+describe("evaluations", () => {
+  const rows: Record<string, Row[]> = {
+    arc_easy: [
+      { query: "Question: What barks?", choices: ["a dog", "a stone", "rain"], gold: 0 },
+      { query: "Question: What is wet?", choices: ["sand", "rain"], gold: 1 },
+      { query: "Question: What is old?", choices: ["the sun", "this"], gold: 0 },
+    ],
+    blimp: [
+      { sentence_good: "Who sat?", sentence_bad: "Who sit?", UID: "two" },
+      { sentence_good: "She sits.", sentence_bad: "She sit.", UID: "one" },
+      { sentence_good: "He sits.", sentence_bad: "He sit.", UID: "one" },
+      { sentence_good: "They sit.", sentence_bad: "They sits.", UID: "two" },
+    ],
+    lambada_openai: [
+      { context: "one two three", continuation: "four" },
+      { context: "red green", continuation: "blue" },
+    ],
+  };
+  before(() => {
+    for (const [task, list] of Object.entries(rows)) {
+      const lines = list.map((row) => `${JSON.stringify(row)}\n`).join("");
+      writeFileSync(join(folder, `${task}.jsonl.gz`), gzipSync(lines));
+    }
+    writeFileSync(
+      join(folder, "hellaswag_val_full.txt"),
+      "Sit: he\n1\na.\nb.\nc.\nd.\nRun: she\n0\na.\nb.\nc.\nd.\n",
+    );
+  });
+  const tasks = Object.keys(rows);
+  const evaluated = (names: readonly string[], more = {}) =>
+    evaluateTasks(model, names, { files: folder, resamples: 1000, ...more });
+
+  test("tasks give what their requests give alone", async () => {
+    const results = await evaluated(tasks);
+    const names = ["arc_easy", "blimp_one", "blimp_two", "lambada_openai"];
+    assert.deepEqual(
+      results.map(({ name }) => name),
+      names,
+    );
+    for (const { samples } of results) {
+      for (const { item, answers } of samples) {
+        for (const [n, { context, continuation }] of item.requests.entries()) {
+          const { logLikelihood, greedy } = await straightforward(pair(context, continuation));
+          assert.ok(Math.abs(answers[n].logLikelihood - logLikelihood) <= LIMIT);
+          assert.equal(answers[n].greedy, greedy);
+        }
+      }
+    }
+    const [arc, , , lambada] = results;
+    const right = arc.samples.filter(({ item, answers }) =>
+      answers.every(({ logLikelihood }) => logLikelihood <= answers[item.gold].logLikelihood),
+    );
+    assert.equal(arc.metrics.acc?.value, right.length / 3);
+    const sums = lambada.samples.map(({ answers }) => answers[0].logLikelihood);
+    assert.ok(
+      Math.abs((lambada.metrics.perplexity?.value as number) - Math.exp(-(sums[0] + sums[1]) / 2)) < 1e-6,
+    );
+
+    const file = harnessResults({ tasks: results, config: { model: "mone" } });
+    assert.deepEqual(Object.keys(file.results), [
+      "arc_easy",
+      "blimp",
+      "blimp_one",
+      "blimp_two",
+      "lambada_openai",
+    ]);
+    assert.deepEqual(file.group_subtasks, { arc_easy: [], blimp: names.slice(1, 3), lambada_openai: [] });
+    const blimp = (file.groups as typeof file.results).blimp;
+    const parts = names.slice(1, 3).map((name) => file.results[name]["acc,none"] as number);
+    assert.equal(blimp["acc,none"], (parts[0] + parts[1]) / 2);
+    assert.equal(file.results.arc_easy["acc,none"], right.length / 3);
+    assert.ok("acc_norm_stderr,none" in file.results.arc_easy);
+    assert.deepEqual(file["n-samples"].arc_easy, { original: 3, effective: 3 });
+    assert.deepEqual(file.higher_is_better.lambada_openai, { perplexity: false, acc: true });
+    const [sample] = sampleLines(arc)
+      .split("\n")
+      .map((line) => line && JSON.parse(line));
+    assert.deepEqual(sample.arguments.gen_args_1, {
+      arg_0: "Question: What barks?\nAnswer:",
+      arg_1: " a stone",
+    });
+    assert.equal(Number(sample.filtered_resps[0][0]), arc.samples[0].answers[0].logLikelihood);
+  });
+
+  test("limits, parts of groups, lines of text, and tasks of one's own", async () => {
+    writeFileSync(
+      join(folder, "own.yaml"),
+      "task: lambada_openai\noutput: completion\nmetrics: [acc]\n" +
+        'layouts:\n  - has: [context]\n    context: "Say: {{context}}"\n    target: " {{continuation}}"\n',
+    );
+    const [one, hellaswag, own] = await evaluated(["blimp_one", "hellaswag", join(folder, "own.yaml")], {
+      limit: 1,
+    });
+    assert.deepEqual([one.name, one.samples.length, one.questions], ["blimp_one", 1, 2]);
+    assert.equal(one.metrics.acc?.standardError, undefined);
+    assert.deepEqual(hellaswag.samples[0].item.requests[1], { context: "Sit: he", continuation: " b." });
+    assert.equal(own.samples[0].item.requests[0].context, "Say: one two three");
+    await assert.rejects(evaluated(["blimp_three"]), /there are one, two/);
+    await assert.rejects(evaluated(["piqa"]), /no file for the task piqa/);
+  });
+
+  test("examples stand before the question", async () => {
+    const [arc] = await evaluated(["arc_easy"], { numFewshot: 1, sampler: "first_n", limit: 2 });
+    assert.match(
+      arc.samples[1].item.requests[0].context,
+      /^Question: What barks\?\nAnswer: a dog\n\nQuestion: What is wet/,
+    );
+  });
+
+  test("answers on disk are not asked for again", async () => {
+    const path = join(folder, "log");
+    const first = await evaluated(tasks, { log: new RequestLog(path, "same", true) });
+    // Stopped while a line was written.
+    const text = readFileSync(path, "utf8");
+    writeFileSync(path, text.slice(0, -20));
+    const log = new RequestLog(path, "same", true);
+    assert.equal(log.size, 7 + 8 + 2 - 1);
+    const again = await evaluated(tasks, { log });
+    for (const [n, { metrics }] of first.entries()) {
+      const found = again[n].metrics;
+      for (const [metric, { value }] of Object.entries(metrics)) {
+        const difference = Math.abs((found[metric as "acc"]?.value as number) - value);
+        assert.ok(difference <= 1e-4 * value, `${again[n].name} ${metric}`);
+      }
+    }
+    assert.equal(new RequestLog(path, "same", true).size, 7 + 8 + 2);
+    assert.equal(new RequestLog(path, "another model", true).size, 0);
+    assert.equal(new RequestLog(path, "same", true).size, 0);
+    log.remove();
+  });
+
+  test("perplexity is by document, each token once", async () => {
+    const texts = ["The first document. ".repeat(15), "Short.", "\u00e9t\u00e9"];
+    async function* documents() {
+      yield { id: "0", text: texts[0].slice(0, 40) };
+      yield { id: "0", text: texts[0].slice(40) };
+      yield { id: "1", text: texts[1] };
+      yield { id: "2", text: texts[2] };
+    }
+    for (const stride of [undefined, 16]) {
+      const found = await perplexity(model, documents(), { maxLength: 50, stride });
+      let sum = 0;
+      for (const text of texts) {
+        const windows = rollingWindows(model.tokenizer.encode(text), 10, 50, stride);
+        for (const window of windows) sum += (await straightforward(window, 50)).logLikelihood;
+      }
+      assert.ok(
+        Math.abs(found.logLikelihood - sum) <= 1e-5 * -sum,
+        `${found.logLikelihood} instead of ${sum}`,
+      );
+      const { bytes, words, tokens, documents: count } = found;
+      assert.deepEqual([bytes, words, tokens, count], [300 + 6 + 5, 46 + 1 + 1, 311, 3]);
+      assert.ok(Math.abs(found.bitsPerByte - -sum / 311 / Math.LN2) < 1e-5);
+      assert.ok(Math.abs(Math.log(found.wordPerplexity) - -sum / 48) < 1e-4);
+    }
+    const first = await perplexity(model, documents(), { limit: 1 });
+    assert.equal(first.bytes, 300);
+    await assert.rejects(perplexity(model, documents(), { maxLength: 50, stride: 51 }), UsageError);
+  });
+});
