@@ -16,13 +16,14 @@ const order = [
   "checkpoint",
   "train",
   "bench",
+  "experiment",
   "cli",
 ];
 
 /** Beside that order: these import no other folder, and only these import them. */
 const besides = {
-  text: ["infer", "checkpoint", "train", "bench", "cli"],
-  report: ["train", "bench", "cli"],
+  text: ["infer", "checkpoint", "train", "bench", "experiment", "cli"],
+  report: ["train", "bench", "experiment", "cli"],
 };
 
 /** They run in browsers too. */

@@ -9,6 +9,7 @@ import { packageVersion } from "../version.ts";
 import { Interrupted } from "./action.ts";
 import { addBenchCommand } from "./bench.ts";
 import { addCompareCommand } from "./compare.ts";
+import { addExperimentCommand } from "./experiment.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
@@ -25,6 +26,7 @@ function buildProgram(): Command {
     .exitOverride();
   addExample(program, "mone compare --preset quick\n\nmone <command> --help says more.");
   addCompareCommand(program);
+  addExperimentCommand(program);
   addTrainCommand(program);
   addGenerateCommand(program);
   addInspectCommand(program);
