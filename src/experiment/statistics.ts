@@ -52,6 +52,15 @@ export function tTwoSided(t: number, degrees: number): number {
 
 /** The t that |T| exceeds with probability `1 - confidence`, e.g. 4.303 for 2 degrees and 0.95. */
 export function tQuantile(degrees: number, confidence = 0.95): number {
+  const key = `${degrees} ${confidence}`;
+  const known = quantiles.get(key) ?? findQuantile(degrees, confidence);
+  quantiles.set(key, known);
+  return known;
+}
+
+const quantiles = new Map<string, number>();
+
+function findQuantile(degrees: number, confidence: number): number {
   let [low, high] = [0, 1];
   while (tTwoSided(high, degrees) > 1 - confidence) high *= 2;
   for (let i = 0; i < 200 && high - low > 1e-13 * high; i++) {
