@@ -49,12 +49,11 @@ function result(report: ExperimentReport): Section {
     label: "nats a token; left is better",
     intervals,
     margin,
-    width: 720,
+    width: 440,
   });
   const figures: Block[] = [
     {
       kind: "figures",
-      wide: true,
       figures: [{ svg: plot }],
       caption: "Dashed: no difference. Shaded: within the margin that counts as none.",
     },

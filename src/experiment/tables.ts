@@ -20,6 +20,12 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
     title: "Every arm: mean and 95 % interval over seeds",
     columns: [
       { key: "arm", label: "Arm", align: "left" },
+      {
+        key: "verdict",
+        label: "Loss against its reference",
+        align: "left",
+        note: `By the paired interval; the reference is ${baseline} unless the table of differences names another.`,
+      },
       { key: "seeds", label: "Seeds", align: "right" },
       ...present.map(
         ({ key, label, note }): Column => ({
@@ -29,12 +35,6 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
           note: `${note} Mean \u00b1 half of the t interval.`,
         }),
       ),
-      {
-        key: "verdict",
-        label: "Loss against its reference",
-        align: "left",
-        note: `By the paired interval; the reference is ${baseline} unless the table of differences names another.`,
-      },
     ],
     rows: arms.map((arm) => ({
       arm: arm.name,
@@ -55,6 +55,7 @@ export function differenceTable({ arms, quantities }: ExperimentReport): Table {
       { key: "arm", label: "Arm", align: "left" },
       { key: "against", label: "Against", align: "left" },
       { key: "quantity", label: "Quantity", align: "left" },
+      { key: "verdict", label: "Verdict", align: "left" },
       { key: "pairs", label: "Pairs", align: "right" },
       {
         key: "difference",
@@ -92,7 +93,6 @@ export function differenceTable({ arms, quantities }: ExperimentReport): Table {
         align: "right",
         note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread of these pairs is the true one; from few pairs a rough guess.",
       },
-      { key: "verdict", label: "Verdict", align: "left" },
     ],
     rows: arms.flatMap((arm) =>
       quantities.flatMap(({ key, label }) => {
