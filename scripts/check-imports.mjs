@@ -18,13 +18,14 @@ const order = [
   "evaluate",
   "study",
   "bench",
+  "experiment",
   "cli",
 ];
 
 /** Beside that order: these import no other folder, and only these import them. */
 const besides = {
-  text: ["infer", "checkpoint", "train", "evaluate", "study", "bench", "cli"],
-  report: ["train", "evaluate", "study", "bench", "cli"],
+  text: ["infer", "checkpoint", "train", "evaluate", "study", "bench", "experiment", "cli"],
+  report: ["train", "evaluate", "study", "bench", "experiment", "cli"],
 };
 
 /** They run in browsers too. */

@@ -19,6 +19,7 @@ export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";
 export { type RandomCheckpointOptions, writeRandomCheckpoint } from "./checkpoint/randomCheckpoint.ts";
 export { RunError, UsageError } from "./errors.ts";
+
 export { type EvaluateOptions, evaluateTasks, type Sample, type TaskResult } from "./evaluate/evaluate.ts";
 export { type LogLikelihood, type LogLikelihoodOptions, logLikelihoods } from "./evaluate/logLikelihood.ts";
 export { type Perplexity, type PerplexityOptions, perplexity } from "./evaluate/perplexity.ts";
@@ -27,6 +28,12 @@ export { type FindTaskFiles, localTaskFiles, type TaskFiles } from "./evaluate/r
 export type { Layout, TaskSpec } from "./evaluate/task.ts";
 export { builtInTasks } from "./evaluate/tasks/catalogue.ts";
 export { encodePair, rollingWindows, type TokenRequest } from "./evaluate/tokens.ts";
+export { checkExperiment, readExperiment } from "./experiment/file.ts";
+export { type Measure, registerMeasure } from "./experiment/measures.ts";
+export type { ExperimentReport } from "./experiment/report.ts";
+export { type ExperimentOptions, experiment, experimentStatus } from "./experiment/run.ts";
+export type { ExperimentSpec } from "./experiment/spec.ts";
+export { pairedDifference, pairedPower, seedsNeeded } from "./experiment/statistics.ts";
 export {
   Decoder,
   type DecoderOptions,
@@ -34,6 +41,7 @@ export {
   type ScoredRows,
   type TokenScores,
 } from "./infer/decoder.ts";
+
 export { type GenerateOptions, LanguageModel } from "./infer/languageModel.ts";
 export {
   type LayerRouting,

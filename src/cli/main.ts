@@ -11,6 +11,7 @@ import { addBenchCommand } from "./bench.ts";
 import { addCompareCommand } from "./compare.ts";
 import { addConvertCommand } from "./convert.ts";
 import { addEvalCommand } from "./eval.ts";
+import { addExperimentCommand } from "./experiment.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInitCommand } from "./init.ts";
 import { addInspectCommand } from "./inspect.ts";
@@ -29,6 +30,7 @@ function buildProgram(): Command {
     .exitOverride();
   addExample(program, "mone compare --preset quick\n\nmone <command> --help says more.");
   addCompareCommand(program);
+  addExperimentCommand(program);
   addTrainCommand(program);
   addGenerateCommand(program);
   addStudyCommand(program);

@@ -1,0 +1,143 @@
+// `mone experiment`: arms and seeds from a file or a shipped experiment, trained, measured and compared.
+
+import type { Command } from "commander";
+import { UsageError } from "../errors.ts";
+import type { Table } from "../report/table.ts";
+import { action, type Context, commandLine, Interrupted } from "./action.ts";
+import { addCommonOptions, addThreadsOption, number } from "./options.ts";
+import { showSteps, showText } from "./progress.ts";
+import { stopped } from "./train.ts";
+
+interface ExperimentFlags {
+  readonly size?: string;
+  readonly resume?: boolean;
+  readonly list?: boolean;
+  readonly status?: boolean;
+  readonly root?: string;
+  readonly data?: string;
+  readonly validData?: string;
+  readonly tokenizer?: string;
+  readonly tokens?: number;
+  readonly seeds?: number[];
+  readonly threads?: number;
+}
+
+const seedList = (text: string) => text.split(",").map(Number);
+
+export function addExperimentCommand(program: Command): void {
+  const command = program
+    .command("experiment")
+    .description("train several arms with several seeds, measure, and say what differs; stops and resumes")
+    .argument("[file]", "YAML, JSON or a module (.mjs, .ts), or the name of a shipped experiment (--list)")
+    .option("--size <name>", "a size of the file (default: small, where there is one)")
+    .option("--resume", "go on with the experiment: finished runs are kept, the others continue")
+    .option("--list", "the shipped experiments")
+    .option("--status", "how far the experiments of this root are")
+    .option("--root <folder>", "folder of all experiments and their runs (default: runs/experiments)")
+    .option("--data <source>", "text to train on: file, folder, URL or name")
+    .option("--valid-data <source>", "text that is held out (default: a share of the data)")
+    .option("--tokenizer <spec>", "byte, bpe:N, or the path of a tokenizer.json")
+    .option("--tokens <n>", "training tokens of each run", number)
+    .option("--seeds <list>", "seeds, e.g. 1,2,3", seedList);
+  addThreadsOption(command);
+  addCommonOptions(command, "mone experiment half --size small --data texts.jsonl.gz");
+  command.action(action(run));
+}
+
+async function run(context: Context, file: string | undefined, flags: ExperimentFlags): Promise<void> {
+  const { list, status } = flags;
+  if (list) return listShipped(context);
+  if (status) return showStatus(context, flags.root);
+  if (file === undefined) {
+    throw new UsageError("Name a file or a shipped experiment; mone experiment --list shows these.");
+  }
+  return runExperiment(context, file, flags);
+}
+
+async function runExperiment(
+  { output, signal }: Context,
+  file: string,
+  flags: ExperimentFlags,
+): Promise<void> {
+  const { defaultRoot, experiment } = await import("../experiment/run.ts");
+  const { differenceTable, reportInWords, resultTable } = await import("../experiment/tables.ts");
+  const { root = defaultRoot, size, resume, list: _list, status: _status, ...rest } = flags;
+  let name = "";
+  let step: number | undefined;
+  const show = showSteps(output.progress, () => name);
+  try {
+    const { report, reportPath } = await experiment(file, {
+      ...rest,
+      root,
+      size,
+      resume,
+      signal,
+      onRun({ arm, seed, index, count, reused }) {
+        output.progress.end();
+        name = `${arm}, seed ${seed} (${index + 1} of ${count})`;
+        if (reused) output.note(`${name}: finished earlier`);
+      },
+      onStep(record, steps) {
+        step = record.step;
+        show(record, steps);
+      },
+      onProgress: showText(output.progress),
+      announce: output.note,
+    });
+    output.line();
+    output.table(resultTable(report));
+    output.line();
+    output.table(differenceTable(report));
+    output.line();
+    for (const sentence of reportInWords(report)) output.line(sentence);
+    output.line(`\nreport: ${reportPath}`);
+    output.json({ ...report, reportPath });
+  } catch (error) {
+    if (!(error instanceof Interrupted)) throw error;
+    const again = [
+      "experiment",
+      file,
+      ...(size === undefined ? [] : ["--size", size]),
+      "--root",
+      root,
+      "--resume",
+    ];
+    throw stopped(step, root, again);
+  }
+}
+
+async function listShipped({ output }: Context): Promise<void> {
+  const { shippedExperiments } = await import("../experiment/shipped/index.ts");
+  const rows = shippedExperiments.map(({ name, title = "", arms, sizes = {} }) => ({
+    name,
+    arms: arms.length,
+    sizes: Object.keys(sizes).join(", "),
+    title,
+  }));
+  const table: Table = {
+    columns: [
+      { key: "name", label: "Experiment", align: "left" },
+      { key: "arms", label: "Arms", align: "right" },
+      { key: "sizes", label: "Sizes", align: "left" },
+      { key: "title", label: "What it compares", align: "left" },
+    ],
+    rows,
+  };
+  output.table(table);
+  output.line(`\ntry: ${commandLine(["experiment", "half", "--size", "smoke"])}`);
+  output.json({ experiments: rows });
+}
+
+async function showStatus({ output }: Context, root: string | undefined): Promise<void> {
+  const { defaultRoot, experimentStatus } = await import("../experiment/run.ts");
+  const experiments = experimentStatus(root);
+  if (experiments.length === 0) output.line(`No experiment was begun in ${root ?? defaultRoot}.`);
+  for (const { folder, title, runs } of experiments) {
+    const finished = runs.filter(({ state }) => state === "finished").length;
+    output.line(`${folder}: ${title}; ${finished} of ${runs.length} runs finished`);
+    for (const { arm, seed, state, steps, of } of runs) {
+      if (state === "begun") output.line(`  ${arm}, seed ${seed}: step ${steps} of ${of}`);
+    }
+  }
+  output.json({ experiments });
+}

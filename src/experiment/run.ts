@@ -1,0 +1,225 @@
+// Runs an experiment: a queue of training runs in a shared store, measures after each, a report after each round of seeds.
+//
+//     ROOT/data/<hash>/         tokens, shared
+//     ROOT/runs/<hash>/         an ordinary run folder for each resolved configuration; measures/NAME.json in it
+//     ROOT/<name>[-<size>]/     config.json (what was asked), plan.json (arm and seed -> run), report/
+//
+// A kill at any moment loses at most the steps since a checkpoint. Not here: the arithmetic (train/, statistics.ts).
+
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { openBackend } from "../backends/cpu.ts";
+import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { throwIfAborted, UsageError } from "../errors.ts";
+import type { OnProgress } from "../text/progress.ts";
+import type { PreparedData } from "../train/data.ts";
+import { type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
+import { RunFolder } from "../train/runFolder.ts";
+import { type PlannedRun, planRuns } from "./arms.ts";
+import { experimentData } from "./data.ts";
+import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
+import { type Measured, measureNamed } from "./measures.ts";
+import { buildReport, type ExperimentReport } from "./report.ts";
+import type { Experiment, ExperimentSize } from "./spec.ts";
+import { dropOptimizer, measurePath, readJson, removeTorn, runPath, stepsDone } from "./store.ts";
+import { writeReport } from "./writeReport.ts";
+
+export interface ExperimentOptions extends ExperimentSize {
+  /** Where runs, data and experiments are kept; default `runs/experiments`. */
+  readonly root?: string;
+  readonly size?: string;
+  /** Go on with an experiment that was begun; options that are not given are those it began with. */
+  readonly resume?: boolean;
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+  readonly onRun?: (run: {
+    arm: string;
+    seed: number;
+    index: number;
+    count: number;
+    reused: boolean;
+  }) => void;
+  readonly onStep?: (record: MetricsRecord, steps: number) => void;
+  readonly onProgress?: OnProgress;
+  readonly announce?: (line: string) => void;
+}
+
+export const defaultRoot = join("runs", "experiments");
+
+/** The keys of an experiment that options may change. */
+const sizeKeys = [
+  "data",
+  "validData",
+  "validShare",
+  "heldOutTokens",
+  "tokenizer",
+  "tokens",
+  "seeds",
+] as const;
+
+/** What config.json of an experiment's folder holds. */
+interface Begun {
+  readonly given: ExperimentSize;
+  readonly experiment: Experiment;
+}
+
+/**
+ * Runs what is not finished yet, and writes the report.
+ * @param source a file, the name of a shipped experiment, or the experiment itself.
+ * @throws what `train` throws; UsageError for a file that cannot be, or an experiment that was begun without `resume`.
+ */
+export async function experiment(
+  source: string | object,
+  options: ExperimentOptions = {},
+): Promise<{ report: ExperimentReport; folder: string; reportPath: string }> {
+  const { root = defaultRoot, resume, signal, announce = console.error } = options;
+  const spec =
+    typeof source === "string" ? await readExperiment(source) : checkExperiment(source, "experiment");
+  const given = Object.fromEntries(
+    sizeKeys.map((key) => [key, options[key]]).filter(([, value]) => value !== undefined),
+  ) as ExperimentSize;
+  const { size } = sizedExperiment(spec, options.size);
+  const folder = join(root, size === "" ? spec.name : `${spec.name}-${size}`);
+  const begun = readBegun(folder, resume);
+  const whole = sizedExperiment(spec, options.size, { ...begun?.given, ...given });
+  const record: Begun = { given: { ...begun?.given, ...given }, experiment: whole };
+  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
+  const unlock = RunFolder.open(folder).lock();
+  try {
+    const prepared = await experimentData(root, whole, { signal, onProgress: options.onProgress, announce });
+    const plan = planRuns(whole, prepared.tokenizer.vocabSize, prepared.dataset.hash);
+    await writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(plan, null, 2)}\n`);
+    const about = {
+      corpus: prepared.dataset.name,
+      trainTokens: prepared.dataset.train.length,
+      heldOutTokens: prepared.dataset.valid.length,
+      vocabSize: prepared.tokenizer.vocabSize,
+    };
+    let report = buildReport(whole, plan, root, about);
+    for (const [index, run] of plan.entries()) {
+      await finish(run, index, plan.length, prepared, whole.measure, {
+        ...options,
+        root,
+        announce,
+      });
+      if (plan[index + 1]?.seed !== run.seed) {
+        report = buildReport(whole, plan, root, about);
+        await writeReport(report, join(folder, "report"));
+      }
+    }
+    return { report, folder, reportPath: join(folder, "report", "index.html") };
+  } finally {
+    unlock();
+  }
+}
+
+function readBegun(folder: string, resume: boolean | undefined): Begun | undefined {
+  const path = join(folder, "config.json");
+  if (!existsSync(path)) {
+    if (resume) throw new UsageError(`There is no experiment to resume in ${folder}: leave out --resume.`);
+    return undefined;
+  }
+  if (!resume) {
+    throw new UsageError(
+      `${folder} holds this experiment already: add --resume to go on with it, or choose another --root.`,
+    );
+  }
+  return readJson<Begun>(path);
+}
+
+/** Trains and measures one run, or what is missing of it. */
+async function finish(
+  { arm, seed, input, hash }: PlannedRun,
+  index: number,
+  count: number,
+  prepared: PreparedData,
+  measures: readonly string[],
+  options: ExperimentOptions & { root: string },
+): Promise<void> {
+  const { root, signal, onRun, onStep, announce = console.error, threads } = options;
+  throwIfAborted(signal);
+  const path = runPath(root, hash);
+  const names = ["loss", ...measures];
+  const missing = () => names.filter((name) => !existsSync(measurePath(path, name)));
+  const isTrained = existsSync(join(path, "result.json"));
+  onRun?.({ arm, seed, index, count, reused: isTrained });
+  if (isTrained && missing().length === 0) return;
+  // A backend for each run: the memory of one arm does not stay with the next.
+  const backend = openBackend({ threads }, announce);
+  try {
+    if (!isTrained) {
+      removeTorn(path);
+      let peakBytes = process.memoryUsage.rss();
+      const resume = existsSync(join(path, "config.json"));
+      await train({
+        ...(resume ? {} : input),
+        out: path,
+        resume,
+        backend,
+        prepared,
+        signal,
+        announce,
+        onStep(record, steps) {
+          peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
+          onStep?.(record, steps);
+        },
+      });
+      const cost = { peakBytes, finishedAt: new Date().toISOString() };
+      await writeFileAtomic(join(path, "cost.json"), `${JSON.stringify(cost)}\n`);
+    }
+    const result = readJson<TrainResult>(join(path, "result.json"));
+    const checkpoint = RunFolder.open(path).checkpoints().at(-1)?.path ?? path;
+    for (const name of missing()) {
+      const measured: Measured = await measureNamed(name).run({
+        result,
+        checkpoint,
+        prepared,
+        backend,
+        signal,
+      });
+      await writeFileAtomic(measurePath(path, name), `${JSON.stringify(measured)}\n`);
+    }
+    dropOptimizer(path);
+  } finally {
+    backend.close();
+  }
+}
+
+/** How far an experiment is. */
+export interface ExperimentStatus {
+  readonly folder: string;
+  readonly title: string;
+  readonly runs: readonly {
+    arm: string;
+    seed: number;
+    steps: number;
+    of: number;
+    state: RunState;
+    path: string;
+  }[];
+}
+
+export type RunState = "finished" | "begun" | "waiting";
+
+/** All experiments that were begun below `root`, by name. */
+export function experimentStatus(root: string = defaultRoot): ExperimentStatus[] {
+  if (!existsSync(root)) return [];
+  return readdirSync(root)
+    .sort()
+    .map((name) => join(root, name))
+    .filter((folder) => existsSync(join(folder, "plan.json")))
+    .map((folder) => ({
+      folder,
+      title: readJson<Begun>(join(folder, "config.json")).experiment.title,
+      runs: readJson<PlannedRun[]>(join(folder, "plan.json")).map(({ arm, seed, input, hash }) => {
+        const path = runPath(root, hash);
+        const steps = stepsDone(root, hash);
+        const state = existsSync(join(path, "result.json"))
+          ? "finished"
+          : existsSync(path)
+            ? "begun"
+            : "waiting";
+        return { arm, seed, steps, of: input.steps as number, state, path };
+      }),
+    }));
+}

@@ -1,0 +1,81 @@
+// The run folders that experiments share: where they are, what they hold when a run is finished, and what is thrown away.
+// Not here: what is in a run folder besides (train/runFolder.ts).
+
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { MetricsRecord, TrainResult } from "../train/loop.ts";
+import { RunFolder } from "../train/runFolder.ts";
+import type { Measured } from "./measures.ts";
+
+export function runPath(root: string, hash: string): string {
+  return join(root, "runs", hash);
+}
+
+export function measurePath(path: string, name: string): string {
+  return join(path, "measures", `${name}.json`);
+}
+
+/** What training took; depends on the clock, unlike everything else. */
+export interface StoredCost {
+  /** Largest resident memory of the process while it trained, in bytes. */
+  readonly peakBytes: number;
+  readonly finishedAt: string;
+}
+
+export interface FinishedRun {
+  readonly result: TrainResult;
+  readonly metrics: readonly MetricsRecord[];
+  readonly measured: Readonly<Record<string, Measured>>;
+  /** Absent if a kill fell between the end of training and this. */
+  readonly cost?: StoredCost;
+}
+
+/** A run with all these measures; undefined while something is missing. */
+export function readFinished(
+  root: string,
+  hash: string,
+  measures: readonly string[],
+): FinishedRun | undefined {
+  const path = runPath(root, hash);
+  if (!existsSync(join(path, "result.json"))) return undefined;
+  if (measures.some((name) => !existsSync(measurePath(path, name)))) return undefined;
+  const costPath = join(path, "cost.json");
+  return {
+    result: readJson<TrainResult>(join(path, "result.json")),
+    metrics: RunFolder.open(path).readMetrics() as unknown as MetricsRecord[],
+    measured: Object.fromEntries(measures.map((name) => [name, readJson<Measured>(measurePath(path, name))])),
+    ...(existsSync(costPath) && { cost: readJson<StoredCost>(costPath) }),
+  };
+}
+
+/** Steps that a run has done: all of a finished one, 0 of one that was not begun. */
+export function stepsDone(root: string, hash: string): number {
+  const path = runPath(root, hash);
+  if (!isReadable(path)) return 0;
+  return (RunFolder.open(path).readMetrics().at(-1)?.step as number | undefined) ?? 0;
+}
+
+/** Deletes a run folder whose configuration a kill left half written: nothing was computed in it yet. */
+export function removeTorn(path: string): void {
+  if (existsSync(join(path, "config.json")) && !isReadable(path)) rmSync(path, { recursive: true });
+}
+
+function isReadable(path: string): boolean {
+  try {
+    readJson(join(path, "config.json"));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A finished run never goes on, and its optimiser's state is two thirds of its size. The models stay. */
+export function dropOptimizer(path: string): void {
+  for (const checkpoint of RunFolder.open(path).checkpoints()) {
+    rmSync(join(checkpoint.path, "optimizer.safetensors"), { force: true });
+  }
+}
+
+export function readJson<T>(path: string): T {
+  return JSON.parse(readFileSync(path, "utf8")) as T;
+}

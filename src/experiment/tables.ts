@@ -1,0 +1,228 @@
+// The tables and sentences of an experiment's report, for the terminal, Markdown, CSV and the page alike.
+
+import { formatBytes, formatDuration, formatFixed, formatPercent } from "../report/format.ts";
+import type { Column, Table } from "../report/table.ts";
+import type { ArmReport, Difference, ExperimentReport } from "./report.ts";
+import type { Estimate } from "./statistics.ts";
+
+const digits = (value: number) => formatFixed(value, 4);
+const signed = (value: number) => `${value > 0 ? "+" : ""}${formatFixed(value, 4)}`;
+
+/** "3.2104 +- 0.0087", or the value alone for a single seed. */
+function spread({ mean, halfWidth }: Estimate, format: (value: number) => string): string {
+  return halfWidth === undefined ? format(mean) : `${format(mean)} \u00b1 ${digits(halfWidth)}`;
+}
+
+/** One line an arm: every quantity with its interval over seeds, and the loss's difference with the verdict. */
+export function resultTable({ arms, quantities, baseline }: ExperimentReport): Table {
+  const present = quantities.filter(({ key }) => arms.some((arm) => arm.estimates[key]));
+  return {
+    title: "Every arm: mean and 95 % interval over seeds",
+    columns: [
+      { key: "arm", label: "Arm", align: "left" },
+      {
+        key: "verdict",
+        label: "Loss against its reference",
+        align: "left",
+        note: `By the paired interval; the reference is ${baseline} unless the table of differences names another.`,
+      },
+      { key: "seeds", label: "Seeds", align: "right" },
+      ...present.map(
+        ({ key, label, note }): Column => ({
+          key,
+          label,
+          align: "right",
+          note: `${note} Mean \u00b1 half of the t interval.`,
+        }),
+      ),
+    ],
+    rows: arms.map((arm) => ({
+      arm: arm.name,
+      seeds: arm.runs.length,
+      ...Object.fromEntries(
+        present.flatMap(({ key }) => (arm.estimates[key] ? [[key, spread(arm.estimates[key], digits)]] : [])),
+      ),
+      verdict: arm.differences.loss ? verdictInWords(arm.differences.loss) : "",
+    })),
+  };
+}
+
+/** One line an arm and quantity that has a direction. */
+export function differenceTable({ arms, quantities }: ExperimentReport): Table {
+  return {
+    title: "Paired differences: same seed, same data order",
+    columns: [
+      { key: "arm", label: "Arm", align: "left" },
+      { key: "against", label: "Against", align: "left" },
+      { key: "quantity", label: "Quantity", align: "left" },
+      { key: "verdict", label: "Verdict", align: "left" },
+      { key: "pairs", label: "Pairs", align: "right" },
+      {
+        key: "difference",
+        label: "Difference",
+        align: "right",
+        format: signed,
+        note: "Mean of arm minus reference.",
+      },
+      {
+        key: "low",
+        label: "Low",
+        align: "right",
+        format: signed,
+        note: "Lower end of the 95 % interval (paired t).",
+      },
+      { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
+      { key: "p", label: "p", align: "right", format: pText, note: "Of the paired t test, two-sided." },
+      {
+        key: "holm",
+        label: "p, Holm",
+        align: "right",
+        format: pText,
+        note: "Corrected for the number of arms.",
+      },
+      {
+        key: "margin",
+        label: "Margin",
+        align: "right",
+        format: digits,
+        note: "The largest difference that counts as none.",
+      },
+      {
+        key: "seeds_for_margin",
+        label: "Seeds for the margin",
+        align: "right",
+        note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread of these pairs is the true one; from few pairs a rough guess.",
+      },
+    ],
+    rows: arms.flatMap((arm) =>
+      quantities.flatMap(({ key, label }) => {
+        const difference = arm.differences[key];
+        if (!difference) return [];
+        const { against, count, mean, halfWidth, p, holm, margin, seedsForMargin } = difference;
+        return [
+          {
+            arm: arm.name,
+            against,
+            quantity: label,
+            pairs: count,
+            difference: mean,
+            low: halfWidth === undefined ? undefined : mean - halfWidth,
+            high: halfWidth === undefined ? undefined : mean + halfWidth,
+            p,
+            holm,
+            margin,
+            seeds_for_margin: seedsForMargin === null ? "over 1000" : seedsForMargin,
+            verdict: verdictInWords(difference),
+          },
+        ];
+      }),
+    ),
+  };
+}
+
+export function costTable({ arms }: ExperimentReport): Table {
+  return {
+    title: "What each arm costs",
+    columns: [
+      { key: "arm", label: "Arm", align: "left" },
+      { key: "total", label: "Parameters", align: "right" },
+      {
+        key: "with_gate",
+        label: "Activated, with gate",
+        align: "right",
+        note: "Weights a token multiplies with, each chosen expert's gate projection in full.",
+      },
+      {
+        key: "without_gate",
+        label: "Activated, without gate",
+        align: "right",
+        note: "The same, of the gate projection only the rows of kept neurons.",
+      },
+      {
+        key: "tokens_per_second",
+        label: "Tokens/s",
+        align: "right",
+        note: "Training speed, mean over runs.",
+      },
+      {
+        key: "seconds",
+        label: "Time of a run",
+        align: "right",
+        format: formatDuration,
+        note: "Steps only, mean over runs.",
+      },
+      {
+        key: "peak_bytes",
+        label: "Memory",
+        align: "right",
+        format: formatBytes,
+        note: "Largest resident memory of the process while training, least over seeds; runs share a process and may inherit memory, so differences below a tenth mean little.",
+      },
+    ],
+    rows: arms.map(({ name, parameters, cost }) => ({
+      arm: name,
+      total: parameters.total,
+      with_gate: parameters.activatedWithGate,
+      without_gate: parameters.activatedWithoutGate,
+      tokens_per_second: cost?.tokensPerSecond,
+      seconds: cost?.seconds,
+      peak_bytes: cost?.peakBytes,
+    })),
+  };
+}
+
+/** Every run with every number, for programs. */
+export function runsTable({ arms, quantities }: ExperimentReport): Table {
+  return {
+    title: "All runs",
+    columns: [
+      { key: "arm", label: "Arm", align: "left" },
+      { key: "seed", label: "Seed", align: "right", format: String },
+      { key: "run", label: "Run", align: "left" },
+      ...quantities.map(({ key, label }): Column => ({ key, label, align: "right", format: digits })),
+    ],
+    rows: arms.flatMap(({ name, runs }) =>
+      runs.map(({ seed, hash, values }) => ({ arm: name, seed, run: hash, ...values })),
+    ),
+  };
+}
+
+/** "better", "no difference seen (within 0.0150)", "worse, but not after Holm's correction". */
+export function verdictInWords({ verdict, margin, holm }: Difference): string {
+  if (verdict === "no difference seen") return `${verdict} (within ${digits(margin)})`;
+  const isWeak = (verdict === "better" || verdict === "worse") && holm !== undefined && holm > 0.05;
+  return isWeak ? `${verdict}, but not after Holm's correction` : verdict;
+}
+
+/** The report's answer: a sentence an arm, and what is missing. */
+export function reportInWords(report: ExperimentReport): string[] {
+  const { finished, planned, backends } = report;
+  const sentences = report.arms.flatMap((arm) => sentenceOf(arm) ?? []);
+  return [
+    ...(finished < planned ? [`Not finished: ${finished} of ${planned} runs.`] : []),
+    sentences.length > 0 ? sentences.join(" ") : "There is nothing to compare yet.",
+    ...(backends.length > 1
+      ? [
+          `The runs were computed on different backends (${backends.join("; ")}), which agree only to rounding.`,
+        ]
+      : []),
+  ];
+}
+
+function sentenceOf({ name, differences: { loss } }: ArmReport): string | undefined {
+  if (!loss) return undefined;
+  const { mean, halfWidth, against } = loss;
+  const range =
+    halfWidth === undefined
+      ? ""
+      : ` (95 % interval ${signed(mean - halfWidth)} to ${signed(mean + halfWidth)})`;
+  return `${name} against ${against}: ${signed(mean)} nats${range}: ${verdictInWords(loss)}.`;
+}
+
+function pText(p: number): string {
+  return p < 1e-4 ? "< 0.0001" : formatFixed(p, 4);
+}
+
+export function marginInWords(report: ExperimentReport): string {
+  return formatPercent(report.margin);
+}

@@ -1,0 +1,31 @@
+// The report's files: index.html, report.md, report.json, and CSV of differences and of all runs.
+
+import { join } from "node:path";
+import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { renderCsv, renderMarkdown } from "../report/table.ts";
+import { experimentPage, verdictRule } from "./page.ts";
+import type { ExperimentReport } from "./report.ts";
+import { costTable, differenceTable, reportInWords, resultTable, runsTable } from "./tables.ts";
+
+/** @throws RunError if the disk is full. */
+export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
+  const files = {
+    "index.html": experimentPage(report),
+    "report.md": experimentMarkdown(report),
+    "report.json": `${JSON.stringify(report, null, 2)}\n`,
+    "differences.csv": renderCsv(differenceTable(report)),
+    "runs.csv": renderCsv(runsTable(report)),
+  };
+  for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(folder, name), text);
+}
+
+export function experimentMarkdown(report: ExperimentReport): string {
+  const parts = [
+    `# ${report.title}`,
+    report.question,
+    ...reportInWords(report),
+    ...[resultTable, differenceTable, costTable].map((table) => renderMarkdown(table(report))),
+    verdictRule(report),
+  ];
+  return `${parts.filter((part) => part !== "").join("\n\n")}\n`;
+}
