@@ -141,7 +141,7 @@ test("sizes and K as users say them", () => {
   assert.throws(() => parseSizes(["100"]), UsageError);
   assert.equal(countOfNeurons(0.25, 256), 64);
   assert.equal(countOfNeurons(64, 256), 64);
-  for (const wrong of [0, 257, 1.5, 0.001, Number.NaN])
+  for (const wrong of [0, 257, 1.5, -0.25, Number.NaN])
     assert.throws(() => countOfNeurons(wrong, 256), UsageError);
 });
 

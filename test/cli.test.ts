@@ -153,7 +153,7 @@ describe("wrong usage is one sentence and status 2", { concurrency: 2 }, () => {
     ["pair without =", ["--set", "steps"], /--set steps: write it as key=value/],
     ["value out of bounds", ["--steps", "0"], /steps must be an integer of at least 1, not 0/],
     ["unknown preset", ["--preset", "mone-tinny"], /did you mean "mone-tiny"/],
-    ["K above F", ["--neurons", "9"], /expert width 8, not 9/],
+    ["K above F", ["--neurons", "9"], /expert width 8, .* not 9/],
     ["K = 0", ["--neurons", "0"], /neurons must be .* not 0/],
     ["K = 0 by --set", ["--set", "model.num_neurons_per_tok=0"], /num_neurons_per_tok must be .* not 0/],
     ["experts per token", ["--set", "model.num_experts_per_tok=5"], /5 is more than num_experts 4/],
@@ -360,10 +360,10 @@ describe("other commands", { concurrency: 2 }, () => {
   it("bench: what is wrong is said before anything is measured", async () => {
     await Promise.all([
       assertFails(["bench", "train", "--size", "smal"], 2, /no size "smal"; did you mean "small"/),
-      assertFails(["bench", "train", "--neurons", "0"], 2, /--neurons must be .* not 0/),
+      assertFails(["bench", "train", "--neurons", "0"], 2, /neurons must be .* not 0/),
       assertFails(["bench", "train", "--data", "nowhere.txt"], 2, /no file or folder nowhere.txt/),
       assertFails(["bench", "decode", "--dtype", "f16"], 2, /--dtype/),
-      assertFails(["bench", "decode", "--neurons", "5000"], 2, /--neurons must be .* not 5000/),
+      assertFails(["bench", "decode", "--neurons", "5000"], 2, /neurons must be .* not 5000/),
       assertFails(["bench", "layer", "--experts", "2"], 2, /2 experts are fewer than the 4/),
     ]);
   });
