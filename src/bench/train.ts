@@ -233,7 +233,14 @@ function ownRunner(
   const trainer = trainerOf(session.backend, { size, kept, text, quick, dtype: options.dtype, recompute });
   const dtype = trainer.bf16 ? "bf16" : "f32";
   return {
-    row: { arm: arm.arm, engine: "neuron-experts", version: versions.package, kept, dtype, ...(recompute && { recompute }) },
+    row: {
+      arm: arm.arm,
+      engine: "neuron-experts",
+      version: versions.package,
+      kept,
+      dtype,
+      ...(recompute && { recompute }),
+    },
     async steps(count) {
       const times: number[] = [];
       for (let i = 0; i < count; i++) {
