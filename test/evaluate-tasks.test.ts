@@ -267,11 +267,13 @@ describe("tasks", () => {
   });
 });
 
-test("standard errors", () => {
-  assert.equal(standardError("acc", [1], 1000), undefined);
-  assert.ok(Math.abs((standardError("acc", [1, 0, 0, 1], 0) as number) - Math.sqrt(1 / 3 / 4)) < 1e-12);
+test("standard errors", async () => {
+  assert.equal(await standardError("acc", [1], 1000), undefined);
+  assert.ok(
+    Math.abs(((await standardError("acc", [1, 0, 0, 1], 0)) as number) - Math.sqrt(1 / 3 / 4)) < 1e-12,
+  );
   // python3: random.Random(i).choices(xs, k=4) for i in range(2), 1000 draws each, sample deviation of exp(-mean).
-  const error = standardError("perplexity", [-1, -2, -4, -3], 2000) as number;
+  const error = (await standardError("perplexity", [-1, -2, -4, -3], 2000)) as number;
   assert.ok(Math.abs(error - 8.18064932525548) < 1e-9, String(error));
   assert.ok(
     Math.abs(pooledStandardError([0.1, 0.2], [10, 20]) - Math.sqrt((9 * 0.1 + 19 * 0.8) / 28 / 30)) < 1e-12,

@@ -10,6 +10,7 @@ import { after, before, describe, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backends/backend.ts";
 import { openModel } from "../src/checkpoint/modelFolder.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { UsageError } from "../src/errors.ts";
 import { evaluateTasks } from "../src/evaluate/evaluate.ts";
 import { logLikelihoods } from "../src/evaluate/logLikelihood.ts";
@@ -100,6 +101,33 @@ describe("log-likelihoods", () => {
     test(`${batch} groups at a time are what each request gives alone`, () =>
       assertStraightforward(groups, { batch }));
   }
+
+  test("they are those of transformers", async () => {
+    const golden = SafetensorsFile.open(fixture("hf/qwen3_moe/expected.safetensors"));
+    const ids = Uint32Array.from(golden.readInt32("input_ids"));
+    const logits = golden.readFloat32("neuron.gate.1.0.logits");
+    const vocab = model.config.vocab_size;
+    // Both prompts of 24 tokens, each cut in two places.
+    const groups = [0, 24].map((first) =>
+      [1, 15].map((cut) => ({
+        context: ids.slice(first, first + cut),
+        continuation: ids.slice(first + cut, first + 24),
+      })),
+    );
+    const answers = await logLikelihoods(model, groups);
+    for (const [g, group] of groups.entries()) {
+      for (const [n, { context, continuation }] of group.entries()) {
+        let expected = 0;
+        for (const [i, target] of continuation.entries()) {
+          const at = (24 * g + context.length + i - 1) * vocab;
+          const row = logits.slice(at, at + vocab);
+          expected += row[target] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+        }
+        // What a user is promised; that package's own rounding is in it.
+        assert.ok(Math.abs(answers[g][n].logLikelihood - expected) <= 1e-4, `${g}.${n}: ${expected}`);
+      }
+    }
+  });
 
   test("contexts that are too long lose their beginning", async () => {
     const long = "it was a bright cold day in April ".repeat(8);
