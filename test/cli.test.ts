@@ -98,6 +98,7 @@ const commands = [
   ["tokenizer", "train"],
   ["tokenizer", "encode"],
   ["tokenizer", "decode"],
+  ["eval"],
   ["bench"],
   ["bench", "kernels"],
   ["bench", "layer"],
@@ -245,6 +246,28 @@ describe("a trained model", { concurrency: 2 }, () => {
       assert.equal(JSON.parse(result.stdout).tokens, 8);
     }
     await assertFails([...args.slice(0, -2), "--dtype", "int4"], 2, /int4.*f32, bf16, int8/);
+  });
+
+  it("is evaluated on a text and on tasks, with results in files", async () => {
+    const rows = [0, 1, 2].map((gold) => ({
+      query: "Question: who?",
+      choices: ["cat", "mat", "line"],
+      gold,
+    }));
+    writeFileSync(at("arc_easy.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    const args = ["eval", "run", "--data", "text.txt", "--tasks", "arc_easy", "--max-length", "16"];
+    const people = await mone([...args, "--out", "eval.json", "--log-samples", "--limit", "2"]);
+    assert.equal(people.code, 0, people.stderr);
+    assert.match(people.stdout, /^text.txt +- +bits_per_byte +\d\.\d{4} /m);
+    assert.match(people.stdout, /^arc_easy +0 +acc_norm +[01]\.\d{4} /m);
+    const file = JSON.parse(readFileSync(at("eval.json"), "utf8"));
+    assert.deepEqual(file["n-samples"].arc_easy, { original: 3, effective: 2 });
+    assert.equal(readFileSync(at("eval.samples_arc_easy.jsonl"), "utf8").trim().split("\n").length, 2);
+    assert.ok(!existsSync(at("eval.json.requests")));
+    await assertFails(["eval", "run", "--tasks", "arc_easi"], 2, /no task arc_easi: known are arc_easy/);
+    await assertFails(["eval", "run"], 2, /--data, or tasks with --tasks/);
+    await assertFails(["eval", "run", "--tasks", "piqa"], 2, /no file for the task piqa/);
+    await assertFails(["eval", "run", "--data", "text.txt", "--resume"], 2, /--resume needs --out/);
   });
 
   it("that is damaged is one sentence and status 1", async () => {

@@ -1,6 +1,6 @@
-// Evaluation against a straightforward computation (every request by itself, whole, without a cache; logarithms in
-// double precision on the host), and the semantics of lm-evaluation-harness in small cases worked out by hand.
-// Not here: the command (cli.test.ts), and the kernel (kernels.test.ts).
+// Evaluation against a straightforward computation: every request by itself, whole, without a cache; logarithms in
+// double precision on the host. Not here: prompts and metrics (evaluate-tasks.test.ts), the command (cli.test.ts), and
+// the kernel (kernels.test.ts).
 
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -10,22 +10,19 @@ import { after, before, describe, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backends/backend.ts";
 import { openModel } from "../src/checkpoint/modelFolder.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { UsageError } from "../src/errors.ts";
 import { evaluateTasks } from "../src/evaluate/evaluate.ts";
-import { fewshotContexts } from "../src/evaluate/fewshot.ts";
 import { logLikelihoods } from "../src/evaluate/logLikelihood.ts";
-import { pooledStandardError, scoreItem, standardError } from "../src/evaluate/metrics.ts";
 import { perplexity } from "../src/evaluate/perplexity.ts";
-import { PythonRandom } from "../src/evaluate/pythonRandom.ts";
 import { RequestLog } from "../src/evaluate/requestLog.ts";
 import { harnessResults, sampleLines } from "../src/evaluate/results.ts";
-import { checkTaskSpec, itemOf, type Row, type TaskSpec } from "../src/evaluate/task.ts";
-import { builtInTasks, findTask } from "../src/evaluate/tasks/catalogue.ts";
-import { countWords, encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
+import type { Row } from "../src/evaluate/task.ts";
+import { encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
 import { LanguageModel } from "../src/infer/languageModel.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
-import { byteTokenizer, tokenizerFromJson } from "../src/text/tokenizer.ts";
+import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { attendWithin } from "../src/train/step.ts";
 import { bestBackend } from "./support/backends.ts";
 
@@ -105,6 +102,33 @@ describe("log-likelihoods", () => {
       assertStraightforward(groups, { batch }));
   }
 
+  test("they are those of transformers", async () => {
+    const golden = SafetensorsFile.open(fixture("hf/qwen3_moe/expected.safetensors"));
+    const ids = Uint32Array.from(golden.readInt32("input_ids"));
+    const logits = golden.readFloat32("neuron.gate.1.0.logits");
+    const vocab = model.config.vocab_size;
+    // Both prompts of 24 tokens, each cut in two places.
+    const groups = [0, 24].map((first) =>
+      [1, 15].map((cut) => ({
+        context: ids.slice(first, first + cut),
+        continuation: ids.slice(first + cut, first + 24),
+      })),
+    );
+    const answers = await logLikelihoods(model, groups);
+    for (const [g, group] of groups.entries()) {
+      for (const [n, { context, continuation }] of group.entries()) {
+        let expected = 0;
+        for (const [i, target] of continuation.entries()) {
+          const at = (24 * g + context.length + i - 1) * vocab;
+          const row = logits.slice(at, at + vocab);
+          expected += row[target] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+        }
+        // What a user is promised; that package's own rounding is in it.
+        assert.ok(Math.abs(answers[g][n].logLikelihood - expected) <= 1e-4, `${g}.${n}: ${expected}`);
+      }
+    }
+  });
+
   test("contexts that are too long lose their beginning", async () => {
     const long = "it was a bright cold day in April ".repeat(8);
     await assertStraightforward([
@@ -112,6 +136,20 @@ describe("log-likelihoods", () => {
       [pair("short", " one")],
     ]);
     await assertStraightforward([[pair(long, " and"), pair(long, " and the")]], { maxLength: 20 });
+  });
+
+  test("a continuation longer than the model's positions is asked about in pieces", async () => {
+    const { context, continuation } = pair("It was", " a bright cold day");
+    const answers = await logLikelihoods(model, [[pair("It was", " a day"), { context, continuation }]], {
+      maxLength: 10,
+    });
+    let expected = 0;
+    for (let begin = 0; begin < continuation.length; begin += 5) {
+      const before = Uint32Array.from([...context, ...continuation.subarray(0, begin)]);
+      const piece = { context: before, continuation: continuation.slice(begin, begin + 5) };
+      expected += (await straightforward(piece, 10)).logLikelihood;
+    }
+    assert.ok(Math.abs(answers[0][1].logLikelihood - expected) <= LIMIT);
   });
 
   test("the greedy continuation is greedy", async () => {
@@ -134,272 +172,7 @@ describe("log-likelihoods", () => {
   test("what cannot be scored is refused", async () => {
     const empty = { context: Uint32Array.of(1), continuation: new Uint32Array(0) };
     await assert.rejects(logLikelihoods(model, [[empty]]), UsageError);
-    const long = { context: Uint32Array.of(1), continuation: new Uint32Array(129).fill(65) };
-    await assert.rejects(logLikelihoods(model, [[long]]), /129 tokens/);
   });
-});
-
-describe("tokens", () => {
-  const tokenizer = tokenizerFromJson(JSON.parse(readFileSync(fixture("tokenizer/tokenizer.json"), "utf8")));
-
-  test("spaces at the context's end belong to the continuation", () => {
-    const { context, continuation } = encodePair(tokenizer, "Who sat \n", "there");
-    assert.deepEqual(context, tokenizer.encode("Who sat"));
-    assert.deepEqual([...context, ...continuation], [...tokenizer.encode("Who sat \nthere")]);
-    assert.equal(tokenizer.decode(continuation), " \nthere");
-  });
-
-  test("an empty context is the end of another text", () => {
-    assert.deepEqual(encodePair(tokenizer, "", " there"), {
-      context: Uint32Array.of(tokenizer.eosId as number),
-      continuation: tokenizer.encode(" there"),
-    });
-  });
-
-  const windows = (length: number, maxLength: number, stride?: number) =>
-    rollingWindows(
-      Uint32Array.from({ length }, (_, n) => n),
-      99,
-      maxLength,
-      stride,
-    ).map(({ context, continuation }) => [[...context], [...continuation]]);
-
-  test("windows ask about each token once", () => {
-    assert.deepEqual(windows(0, 4), []);
-    assert.deepEqual(windows(3, 4), [[[99], [0, 1, 2]]]);
-    // The last one is moved left to be full.
-    assert.deepEqual(windows(10, 4), [
-      [[99], [0, 1, 2, 3]],
-      [[3], [4, 5, 6, 7]],
-      [
-        [5, 6, 7],
-        [8, 9],
-      ],
-    ]);
-    assert.deepEqual(windows(7, 4, 2), [
-      [[99], [0, 1, 2, 3]],
-      [
-        [1, 2, 3],
-        [4, 5],
-      ],
-      [[2, 3, 4, 5], [6]],
-    ]);
-  });
-
-  test("words are counted as by re.split", () => {
-    assert.equal(countWords("a b\n\nc"), 3);
-    assert.equal(countWords(" a "), 3);
-    assert.equal(countWords("a\u00a0b\u001cc\ufeffd"), 3);
-  });
-});
-
-test("random numbers are Python's", () => {
-  // python3 -c 'import random; r = random.Random(7); print(...)'
-  const random = new PythonRandom(7);
-  assert.deepEqual(
-    [random.random(), random.random(), random.random()],
-    [0.32383276483316237, 0.15084917392450192, 0.6509344730398537],
-  );
-  assert.deepEqual(
-    [1, 2, 10, 1000, 1024].map((count) => random.below(count)),
-    [0, 0, 5, 596, 118],
-  );
-  assert.deepEqual(random.sample(15, 6), [14, 8, 3, 0, 1, 6]);
-  assert.deepEqual(random.sample(2000, 6), [856, 143, 492, 185, 1128, 869]);
-});
-
-/** What is asked about a row: contexts and continuations, and the right one. */
-function asked(task: string, row: Row) {
-  const { requests, gold } = itemOf(findTask(task).spec, row, "row");
-  return { requests: requests.map(({ context, continuation }) => [context, continuation]), gold };
-}
-
-describe("tasks", () => {
-  const cases: [task: string, row: Row, requests: string[][], gold: number][] = [
-    [
-      "arc_easy",
-      { question: "Why?", choices: { text: ["x", "y"], label: ["A", "B"] }, answerKey: "B" },
-      [
-        ["Question: Why?\nAnswer:", " x"],
-        ["Question: Why?\nAnswer:", " y"],
-      ],
-      1,
-    ],
-    [
-      "arc_challenge",
-      { query: "Question: Why?", choices: ["x"], gold: 0 },
-      [["Question: Why?\nAnswer:", " x"]],
-      0,
-    ],
-    [
-      "piqa",
-      { goal: "To sit", sol1: "stand", sol2: "sit", label: 1 },
-      [
-        ["Question: To sit\nAnswer:", " stand"],
-        ["Question: To sit\nAnswer:", " sit"],
-      ],
-      1,
-    ],
-    [
-      "piqa",
-      { query: "Question: To sit\n", choices: ["sit"], gold: 0 },
-      [["Question: To sit\nAnswer:", " sit"]],
-      0,
-    ],
-    [
-      "hellaswag",
-      {
-        activity_label: "Cooking",
-        ctx_a: "[header] A pan [title] is hot.",
-        ctx_b: "a Cook",
-        endings: ["leaves [step] now.", "stays."],
-        label: "1",
-      },
-      [
-        ["Cooking: A pan. is hot. A cook", " leaves now."],
-        ["Cooking: A pan. is hot. A cook", " stays."],
-      ],
-      1,
-    ],
-    [
-      "openbookqa",
-      { query: "Fog is", choices: ["wet", "dry"], gold: 0 },
-      [
-        ["Fog is", " wet"],
-        ["Fog is", " dry"],
-      ],
-      0,
-    ],
-    [
-      "boolq",
-      { passage: "All is.", question: "is it", label: 1 },
-      [
-        ["All is.\nQuestion: is it?\nAnswer:", " no"],
-        ["All is.\nQuestion: is it?\nAnswer:", " yes"],
-      ],
-      1,
-    ],
-    [
-      "boolq",
-      { query: "Passage: All is.\nQuestion: is it?", choices: ["no", "yes"], gold: 1 },
-      [
-        ["All is.\nQuestion: is it?\nAnswer:", " no"],
-        ["All is.\nQuestion: is it?\nAnswer:", " yes"],
-      ],
-      1,
-    ],
-    [
-      "copa",
-      { premise: "It rained. ", question: "effect", choice1: "We left.", choice2: "I stayed.", label: 0 },
-      [
-        ["It rained therefore", "  we left."],
-        ["It rained therefore", "  i stayed."],
-      ],
-      0,
-    ],
-    [
-      "copa",
-      { query: "It rained, because", choices: ["of x."], gold: 0 },
-      [["It rained because", "  of x."]],
-      0,
-    ],
-    [
-      "winogrande",
-      { sentence: "Ann saw Bea so _ smiled.", option1: "Ann", option2: "Bea", answer: "2" },
-      [
-        ["Ann saw Bea so Ann", " smiled."],
-        ["Ann saw Bea so Bea", " smiled."],
-      ],
-      1,
-    ],
-    [
-      "wsc273",
-      {
-        text: "The men saw the  dogs because their eyes were open.",
-        pronoun: "their",
-        pronoun_loc: 29,
-        options: ["The men", "The dogs"],
-        label: 0,
-      },
-      [
-        ["The men saw the dogs because the men's", "  eyes were open."],
-        ["The men saw the dogs because the dogs's", "  eyes were open."],
-      ],
-      0,
-    ],
-    ["wsc273", { context_options: ["So he"], continuation: "left.", gold: 0 }, [["So he", "  left."]], 0],
-    ["wsc273", { context_options: ["So he"], continuation: ".", gold: 0 }, [["So he", " ."]], 0],
-    ["lambada_openai", { text: "I care about signs" }, [["I care about", " signs"]], 0],
-    ["lambada_openai", { context: "I care about", continuation: "signs" }, [["I care about", " signs"]], 0],
-    [
-      "blimp",
-      { sentence_good: "Who?", sentence_bad: "Whom?", UID: "x" },
-      [
-        ["", " Who?"],
-        ["", " Whom?"],
-      ],
-      0,
-    ],
-  ];
-  for (const [task, row, requests, gold] of cases) {
-    test(`${task} from ${Object.keys(row).join(", ")}`, () =>
-      assert.deepEqual(asked(task, row), { requests, gold }));
-  }
-
-  test("unknown tasks and rows are named", () => {
-    assert.throws(() => findTask("arc_easi"), /no task arc_easi: known are arc_easy, .*blimp/);
-    assert.throws(() => asked("piqa", { goal: "x" }), /no row of the task piqa/);
-    assert.throws(
-      () => asked("piqa", { goal: "x", sol1: "y", sol2: "z", label: 2 }),
-      /the right answer is 2/,
-    );
-    assert.throws(() => checkTaskSpec({ task: "x", output: "no" }, "x.yaml"), /x.yaml declares no task/);
-    assert.equal(new Set(builtInTasks.map(({ task }) => task)).size, 11);
-  });
-
-  test("accuracy by sums and by characters", () => {
-    const item = itemOf(
-      findTask("arc_easy").spec,
-      { query: "Q", choices: ["\u{1F600}", "long one"], gold: 1 },
-      "row",
-    );
-    const answers = [-2, -9].map((logLikelihood) => ({ logLikelihood, greedy: false }));
-    // -2 / 1 against -9 / 8; by bytes -2 / 4 against -9 / 8.
-    const spec: TaskSpec = { ...findTask("arc_easy").spec, metrics: ["acc", "acc_norm", "acc_bytes"] };
-    assert.deepEqual(scoreItem(spec, item, answers), { acc: 0, acc_norm: 1, acc_bytes: 0 });
-  });
-
-  test("examples are those that Python's random.sample draws, without the question itself", () => {
-    const { spec } = findTask("lambada_openai"); // a test part: as many as are shown
-    const items = Array.from({ length: 50 }, (_, n) =>
-      itemOf(spec, { context: `c${n}`, continuation: `w${n}` }, ""),
-    );
-    // python3 -c 'import random; r = random.Random(1234); print(r.sample(range(50), 2), r.sample(range(50), 2))'
-    const drawn = new PythonRandom(1234);
-    const [a, b] = drawn.sample(50, 2);
-    const expected = `c${a}  w${a}\n\nc${b}  w${b}\n\n`;
-    assert.equal(fewshotContexts(spec, [items[10]], items, 2)[0], expected);
-    assert.equal(fewshotContexts(spec, [items[0]], items, 2, "first_n")[0], "c1  w1\n\n");
-    const { spec: piqa } = findTask("piqa"); // no test part: one more is drawn
-    assert.equal(piqa.dataset?.split, "validation");
-    const rows = [0, 1, 2].map((n) => itemOf(piqa, { goal: `g${n}`, sol1: "a", sol2: "b", label: 0 }, ""));
-    assert.match(
-      fewshotContexts(piqa, [rows[0]], rows, 2, "first_n")[0],
-      /^Question: g1\nAnswer: a\n\nQuestion: g2/,
-    );
-    assert.throws(() => fewshotContexts(piqa, rows, rows, 3), UsageError);
-  });
-});
-
-test("standard errors", () => {
-  assert.equal(standardError("acc", [1], 1000), undefined);
-  assert.ok(Math.abs((standardError("acc", [1, 0, 0, 1], 0) as number) - Math.sqrt(1 / 3 / 4)) < 1e-12);
-  // python3: random.Random(i).choices(xs, k=4) for i in range(2), 1000 draws each, sample deviation of exp(-mean).
-  const error = standardError("perplexity", [-1, -2, -4, -3], 2000) as number;
-  assert.ok(Math.abs(error - 8.18064932525548) < 1e-9, String(error));
-  assert.ok(
-    Math.abs(pooledStandardError([0.1, 0.2], [10, 20]) - Math.sqrt((9 * 0.1 + 19 * 0.8) / 28 / 30)) < 1e-12,
-  );
 });
 
 describe("evaluations", () => {

@@ -209,10 +209,10 @@ function showQuestions(progress: Context["output"]["progress"]) {
     const start = starts.get(task) ?? performance.now();
     starts.set(task, start);
     const seconds = (performance.now() - start) / 1000;
-    progress.show(task, [
-      `${done} of ${total}`,
-      done < total ? `ETA ${formatDuration((total - done) * (seconds / Math.max(1, done - 1)))}` : "done",
-    ]);
+    // The clock starts at the first answer; answers come a batch at a time.
+    const left =
+      seconds > 0.5 && done < total ? [`ETA ${formatDuration((total - done) * (seconds / done))}`] : [];
+    progress.show(task, [`${done} of ${total} questions`, ...left]);
   };
 }
 
@@ -229,7 +229,7 @@ async function save(
 }
 
 function tableOf(perplexities: readonly NamedPerplexity[], tasks: readonly TaskResult[]): Table {
-  const digits = (value: number) => formatFixed(value, 4);
+  const digits = (value: number) => (value < 1e6 ? formatFixed(value, 4) : value.toExponential(4));
   const rows: Row[] = perplexities.flatMap(({ name, perplexity: found }) =>
     [
       ["bits_per_byte", found.bitsPerByte],

@@ -134,19 +134,28 @@ async function evaluateParts(
     ...options,
     onGroup: () => options.onProgress?.(spec.task, ++done, groups.length),
   });
+  const results: TaskResult[] = [];
   let next = 0;
-  return parts.map(({ name, group, rows }, n) => {
+  for (const [n, { name, group, rows }] of parts.entries()) {
     const samples = items[n].map((item): Sample => {
       const given = answers[next++];
       return { item, answers: given, values: scoreItem(spec, item, given) };
     });
-    const metrics = Object.fromEntries(
-      spec.metrics.map((metric) => {
-        const values = samples.map((sample) => sample.values[metric] as number);
-        const error = standardError(metric, values, options.resamples ?? 100_000);
-        return [metric, { value: aggregate(metric, values), standardError: error }];
-      }),
-    );
-    return { name, spec, ...(group && { group }), numFewshot, questions: rows.length, metrics, samples };
-  });
+    const metrics: TaskResult["metrics"] = {};
+    for (const metric of spec.metrics) {
+      const values = samples.map((sample) => sample.values[metric] as number);
+      const error = await standardError(metric, values, options.resamples ?? 100_000, options.signal);
+      metrics[metric] = { value: aggregate(metric, values), standardError: error };
+    }
+    results.push({
+      name,
+      spec,
+      ...(group && { group }),
+      numFewshot,
+      questions: rows.length,
+      metrics,
+      samples,
+    });
+  }
+  return results;
 }

@@ -28,8 +28,10 @@ const CACHE_BYTES = 1 << 30;
 /** Rows that go through the model at a time, unless one sequence alone has more. */
 const MAX_ROWS = 8192;
 
-/** A request as the model sees it: the input loses its last token, and its last rows are asked about. */
+/** A request, or a piece of one, as the model sees it: the input loses its last token, its last rows are asked about. */
 interface Question {
+  /** Which of the group's requests. */
+  readonly request: number;
   readonly input: Uint32Array;
   /** The first row that is asked about. */
   readonly from: number;
@@ -38,6 +40,7 @@ interface Question {
 
 interface Plan {
   readonly group: number;
+  readonly requests: number;
   readonly questions: readonly Question[];
   /** Rows that all inputs of the group begin with. */
   readonly shared: number;
@@ -47,8 +50,9 @@ interface Plan {
 
 /**
  * Log-likelihoods of groups of requests, in their order. Requests of a group should begin alike, as the answers to one
- * question do: what they share is computed once.
- * @throws UsageError for a continuation that is empty, or longer than the model's positions.
+ * question do: what they share is computed once. A continuation that is longer than the model's positions is asked about in
+ * pieces of half of them, each after as much as fits before it.
+ * @throws UsageError for a continuation that is empty.
  */
 export async function logLikelihoods(
   model: LanguageModel,
@@ -99,30 +103,37 @@ export function checkMaxLength(maxLength: number | undefined, positions: number)
 }
 
 function plan(requests: readonly TokenRequest[], group: number, maxLength: number): Plan {
-  const questions = requests.map((request) => question(request, maxLength));
+  const questions = requests.flatMap((request, n) => questionsOf(request, n, maxLength));
   const [first, ...others] = questions;
   let shared = first?.input.length ?? 0;
   for (const { input } of others) {
     shared = Math.min(shared, input.length);
     for (let i = 0; i < shared; i++) if (input[i] !== first.input[i]) shared = i;
   }
-  return { group, questions, shared, longest: Math.max(1, ...questions.map(({ input }) => input.length)) };
+  const longest = Math.max(1, ...questions.map(({ input }) => input.length));
+  return { group, requests: requests.length, questions, shared, longest };
 }
 
-function question({ context, continuation }: TokenRequest, maxLength: number): Question {
+function questionsOf(
+  { context, continuation }: TokenRequest,
+  request: number,
+  maxLength: number,
+): Question[] {
   if (context.length === 0 || continuation.length === 0) {
     throw new UsageError("a continuation to be scored has no token of its own: check the task's texts");
-  }
-  if (continuation.length > maxLength) {
-    throw new UsageError(
-      `a continuation has ${continuation.length} tokens, but the model is shown ${maxLength} positions: leave it out`,
-    );
   }
   const whole = new Uint32Array(context.length + continuation.length);
   whole.set(context);
   whole.set(continuation, context.length);
-  const input = whole.subarray(Math.max(0, whole.length - maxLength - 1), whole.length - 1);
-  return { input, from: input.length - continuation.length, targets: continuation };
+  const piece = continuation.length <= maxLength ? maxLength : Math.ceil(maxLength / 2);
+  const questions: Question[] = [];
+  for (let begin = context.length; begin < whole.length; begin += piece) {
+    const end = Math.min(whole.length, begin + piece);
+    const input = whole.subarray(Math.max(0, end - maxLength - 1), end - 1);
+    const targets = whole.subarray(begin, end);
+    questions.push({ request, input, from: input.length - targets.length, targets });
+  }
+  return questions;
 }
 
 function slotsFor(model: LanguageModel, positions: number, batch: number): number {
@@ -144,7 +155,9 @@ function takeBatch(plans: readonly Plan[], first: number, slots: number): Plan[]
 
 /** First what each group shares, then the rest of each member in turn, over the same slot. */
 async function askBatch(decoder: Decoder, plans: readonly Plan[]): Promise<LogLikelihood[][]> {
-  const sums = plans.map(({ questions }) => questions.map(() => ({ logLikelihood: 0, greedy: true })));
+  const sums = plans.map(({ requests }) =>
+    Array.from({ length: requests }, () => ({ logLikelihood: 0, greedy: true })),
+  );
   const members = Math.max(...plans.map(({ questions }) => questions.length));
   for (let member = -1; member < members; member++) {
     const entries: ScoredRows[] = [];
@@ -154,8 +167,8 @@ async function askBatch(decoder: Decoder, plans: readonly Plan[]): Promise<LogLi
       const asked = member < 0 ? questions : questions.slice(member, member + 1);
       const [begin, end] = member < 0 ? [0, shared] : [shared, asked[0]?.input.length ?? 0];
       if (asked.length === 0 || end <= begin) continue;
-      const pairs = asked.flatMap(({ from, targets }, index) => {
-        const owner = sums[slot][member < 0 ? index : member];
+      const pairs = asked.flatMap(({ request, from, targets }) => {
+        const owner = sums[slot][request];
         return Array.from(
           { length: Math.max(0, Math.min(end, from + targets.length) - Math.max(begin, from)) },
           (_, n) => {

@@ -1,6 +1,8 @@
 // From answers to numbers: what a single question counts, their aggregate, and its standard error, as
 // lm-evaluation-harness computes them (lm_eval/api/metrics.py, lm_eval/api/task.py). Not here: the layout of results.
 
+import { setImmediate } from "node:timers/promises";
+import { throwIfAborted } from "../errors.ts";
 import type { LogLikelihood } from "./logLikelihood.ts";
 import { PythonRandom } from "./pythonRandom.ts";
 import type { Item, MetricName, TaskSpec } from "./task.ts";
@@ -58,19 +60,22 @@ export function aggregate(metric: MetricName, values: readonly number[]): number
 /**
  * Its standard error; undefined for less than two questions. Of a mean: sample deviation by the root of n. Of a
  * perplexity: the deviation over `resamples` draws with replacement, in blocks of 1000 seeded 0, 1, 2..., from Python's
- * random numbers.
+ * random numbers; that takes its time, so `signal` is looked at after each block.
  */
-export function standardError(
+export async function standardError(
   metric: MetricName,
   values: readonly number[],
   resamples: number,
-): number | undefined {
+  signal?: AbortSignal,
+): Promise<number | undefined> {
   if (values.length < 2) return undefined;
   if (metric !== "perplexity") return standardDeviation(values) / Math.sqrt(values.length);
   if (resamples < 2) return undefined;
   const block = Math.min(1000, resamples);
   const results: number[] = [];
   for (let seed = 0; seed < Math.floor(resamples / block); seed++) {
+    await setImmediate();
+    throwIfAborted(signal);
     const random = new PythonRandom(seed);
     for (let n = 0; n < block; n++) {
       let sum = 0;

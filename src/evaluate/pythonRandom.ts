@@ -46,8 +46,9 @@ export class PythonRandom {
   #refill(): void {
     const state = this.#state;
     for (let i = 0; i < SIZE; i++) {
-      const y = (state[i] & 0x80000000) | (state[(i + 1) % SIZE] & 0x7fffffff);
-      state[i] = state[(i + SHIFT) % SIZE] ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
+      const y = (state[i] & 0x80000000) | (state[i + 1 < SIZE ? i + 1 : 0] & 0x7fffffff);
+      const shifted = state[i + SHIFT < SIZE ? i + SHIFT : i + SHIFT - SIZE];
+      state[i] = shifted ^ (y >>> 1) ^ (-(y & 1) & 0x9908b0df);
     }
     this.#next = 0;
   }
