@@ -9,7 +9,12 @@ import { after, beforeEach, test } from "node:test";
 import fc from "fast-check";
 import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { describeNonFinite, findNonFinite } from "../src/checkpoint/nonFinite.ts";
-import { type StoredDType, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import {
+  SafetensorsFile,
+  type StoredDType,
+  type TensorSource,
+  writeSafetensors,
+} from "../src/checkpoint/safetensors.ts";
 import { TensorFiles } from "../src/checkpoint/tensorFiles.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 
@@ -343,4 +348,16 @@ test("numbers that are not finite are named", async () => {
     `large[1, ${2 ** 19 + 1}] is -Infinity`,
     "scalar[] is NaN",
   ]);
+});
+
+test("a header of tiny entries is refused before it costs memory", () => {
+  const entries = Array.from({ length: 400_000 }, (_, i) => `"${i.toString(36)}":1`);
+  const header = Buffer.from(`{${entries.join(",")}}`);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  writeFileSync(at("tiny.safetensors"), Buffer.concat([length, header]));
+  assert.throws(
+    () => SafetensorsFile.open(at("tiny.safetensors")),
+    /the header has entries that are too short/,
+  );
 });

@@ -49,6 +49,8 @@ export interface TensorSource {
 
 const LENGTH_BYTES = 8;
 const MAX_HEADER_BYTES = 100_000_000;
+/** Of a header: `"":{"dtype":"F32","shape":[],"data_offsets":[0,0]},` without some blanks. */
+const LEAST_ENTRY_BYTES = 40;
 const MAX_NESTING = 3; // header, tensor, shape
 const MAX_READ_BYTES = 2 ** 30; // one read call takes less than 2 GiB
 const METADATA_KEY = "__metadata__";
@@ -266,7 +268,7 @@ function readHeader(path: string, descriptor: number): Header {
 
 function parseHeader(path: string, bytes: Uint8Array): Record<string, unknown> {
   if (bytes.length > 0 && bytes[0] !== 0x7b) throw damaged(path, "the header is not a JSON object");
-  const { value, problem } = parseStrictJson(bytes, MAX_NESTING);
+  const { value, problem } = parseStrictJson(bytes, MAX_NESTING, LEAST_ENTRY_BYTES);
   if (problem !== undefined) throw damaged(path, `the header ${problem}`);
   if (!isObject(value)) throw damaged(path, "the header is not a JSON object");
   return value;

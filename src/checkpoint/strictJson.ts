@@ -12,19 +12,26 @@ export type ParsedJson = { value: unknown; problem?: undefined } | { value?: und
 /**
  * Parses UTF-8 JSON and refuses a key given twice (of which JSON.parse silently takes the last), objects and lists in
  * more than `maxNesting` levels, and a byte order mark.
+ * @param leastEntryBytes what an entry of the outermost object takes at least: more entries than fit so are refused before
+ *   they cost memory, which is many times that of their text.
  */
-export function parseStrictJson(bytes: Uint8Array, maxNesting: number): ParsedJson {
+export function parseStrictJson(bytes: Uint8Array, maxNesting: number, leastEntryBytes = 0): ParsedJson {
   try {
     const json = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    const problem = findHiddenProblem(json, maxNesting);
+    const maxEntries =
+      leastEntryBytes > 0 ? FEW_ENTRIES + bytes.length / leastEntryBytes : Number.POSITIVE_INFINITY;
+    const problem = findHiddenProblem(json, maxNesting, maxEntries);
     return problem === undefined ? { value: JSON.parse(json) } : { problem };
   } catch {
     return { problem: "is not JSON" };
   }
 }
 
+/** What is wrong with a few of them is said in better words. */
+const FEW_ENTRIES = 1000;
+
 /** Text that is not JSON may pass; JSON.parse has the last word on it. */
-function findHiddenProblem(json: string, maxNesting: number): string | undefined {
+function findHiddenProblem(json: string, maxNesting: number, maxEntries: number): string | undefined {
   const open: Set<string>[] = []; // keys of the objects (of arrays: none) around position i
   const colon = /[ \t\r\n]*:/y;
   for (let i = 0; i < json.length; i++) {
@@ -41,6 +48,7 @@ function findHiddenProblem(json: string, maxNesting: number): string | undefined
       const keys = open.at(-1);
       if (keys?.has(key)) return `has the key ${quote(key)} twice`;
       keys?.add(key);
+      if (open.length === 1 && keys && keys.size > maxEntries) return "has entries that are too short";
     }
   }
   return undefined;
