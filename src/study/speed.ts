@@ -5,7 +5,7 @@ import { Decoder } from "../infer/decoder.ts";
 import { createRandomModel } from "../infer/randomModel.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import type { DType } from "../kernels/kernel.ts";
-import { type ModelConfig, resolveModelConfig } from "../model/config.ts";
+import { type ModelConfig, withOverrides } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
 
@@ -75,7 +75,7 @@ export function formatOf(type: DType): WeightFormat {
 /** The same model with narrower experts. */
 function cutConfig(config: ModelConfig, width: number): ModelConfig {
   const key = config.num_experts > 0 ? "moe_intermediate_size" : "intermediate_size";
-  return resolveModelConfig({ ...config, [key]: width, num_neurons_per_tok: null });
+  return withOverrides(config, { [key]: width, num_neurons_per_tok: null }, "statically pruned");
 }
 
 /** Tokens per second after a prompt. Fed tokens do not depend on what the model says. */

@@ -2,11 +2,15 @@
 
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
+import { countParameters } from "../model/parameters.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { activatedParameters, meanKept, type SettingResult, type SpeedResult } from "./result.ts";
 import { measureSpeeds, type SpeedContender } from "./speed.ts";
 
 const timedShares: readonly number[] = [0.5, 0.75, 0.9];
+
+/** Largest model of which statically pruned ones are made to be timed. */
+const MOST_PARAMETERS_CUT = 5e8;
 
 /** Times the model as it is, the recommended K, some shares by gate, statically cut experts, and fewer experts. */
 export async function speedsOf(
@@ -43,7 +47,9 @@ export async function speedsOf(
       share: kept / width,
     });
   }
-  for (const cutTo of counts.filter((count) => count < own)) {
+  // Such a model is made beside the one that is studied: only where both surely fit into memory.
+  const small = countParameters(config).total <= MOST_PARAMETERS_CUT;
+  for (const cutTo of counts.filter((count) => small && count < own)) {
     entries.push({
       name: `cut to ${cutTo}`,
       kind: "static",
