@@ -7,6 +7,13 @@ import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { RunError, UsageError } from "../errors.ts";
 
+/** @throws UsageError if there is something in a folder that a command would fill. */
+export function requireNewFolder(folder: string): void {
+  if (existsSync(folder) && readdirSync(folder).length > 0) {
+    throw new UsageError(`${folder} is not empty: name a new folder`);
+  }
+}
+
 /** A process, told apart from a later one that got the same number. */
 export interface ProcessIdentity {
   readonly pid: number;

@@ -1,6 +1,6 @@
-// A folder's safetensors files as the source of a model's stored weights. A large one is mapped into memory where the backend can, so
-// that it opens at once and is read where it lies; what needs another form is read tensor by tensor. A small one is read
-// whole: that takes no time, and memory of our own is faster (the system maps files in small pages).
+// A folder's safetensors files as the source of a model's stored weights. Large ones are mapped into memory where the
+// backend can, so that they open at once and are read where they lie; what needs another form is read tensor by tensor. Small
+// ones are read whole: that takes no time, and memory of our own is faster (the system maps files in small pages).
 
 import { type Backend, type DeviceBuffer, MAX_VIEW_BYTES, type MappedFile } from "../backends/backend.ts";
 import { RunError } from "../errors.ts";

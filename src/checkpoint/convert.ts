@@ -2,18 +2,19 @@
 // one at a time; the configuration keeps every key that need not change, and the files beside the weights come along.
 // Not here: GGUF (exportGguf.ts), what tensors mean (families.ts).
 
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { throwIfAborted, UsageError } from "../errors.ts";
+import { throwIfAborted } from "../errors.ts";
 import { toBf16 } from "../kernels/kernel.ts";
-import { expertWidth } from "../model/config.ts";
+import { expertWidth, keptNeurons } from "../model/config.ts";
 import { countOfNeurons } from "../model/neurons.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { sizeOf } from "../tensor/tensor.ts";
+import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
 import { type ExpertLayout, type Piece, type PlannedTensor, planTensors } from "./expertLayout.ts";
-import { readModelConfig } from "./modelFolder.ts";
+import { readConfigs } from "./modelFolder.ts";
 import { PYTHON_FILE, pythonFile } from "./pythonFile.ts";
 import { type StoredDType, type TensorSource, writeSafetensors } from "./safetensors.ts";
-import { SINGLE_FILE, TensorFiles } from "./tensorFiles.ts";
+import { rememberLast, SINGLE_FILE, TensorFiles } from "./tensorFiles.ts";
 
 export interface ConvertOptions {
   /** Neurons kept per token in each expert from then on, as model/neurons.ts reads it: "25%", 0.25, 64, "all". */
@@ -47,13 +48,10 @@ export async function convertCheckpoint(
   target: string,
   { neurons, dtype, experts, onProgress, signal }: ConvertOptions,
 ): Promise<Conversion> {
-  if (existsSync(target) && readdirSync(target).length > 0) {
-    throw new UsageError(`${target} is not empty: name a new folder`);
-  }
-  const config = readModelConfig(folder); // checked
-  const stored = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
+  requireNewFolder(target);
+  const { config, stored } = readConfigs(folder);
   const width = expertWidth(config);
-  const kept = neurons === undefined ? (config.num_neurons_per_tok ?? width) : countOfNeurons(neurons, width);
+  const kept = neurons === undefined ? keptNeurons(config) : countOfNeurons(neurons, width);
   const files = TensorFiles.open(folder);
   try {
     const planned = planTensors(files.tensors, experts, stored.model_type === "mixtral");
@@ -71,11 +69,7 @@ export async function convertCheckpoint(
       };
       return { name: tensor.name, shape: tensor.shape, dtype: same ? tensor.dtype : wanted, data };
     });
-    mkdirSync(target, { recursive: true });
-    await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
-    copyCompanions(folder, target);
     const python = kept < width ? pythonFile(stored) : undefined;
-    if (python) await writeFileAtomic(join(target, PYTHON_FILE), python.source);
     const { auto_map: _, num_neurons_per_tok: __, ...rest } = stored;
     const changed = {
       ...rest,
@@ -83,7 +77,8 @@ export async function convertCheckpoint(
       ...(kept < width && { num_neurons_per_tok: kept }),
       ...(python && { auto_map: python.autoMap }),
     };
-    await writeFileAtomic(join(target, "config.json"), `${JSON.stringify(changed, null, 2)}\n`);
+    const more = python ? [[PYTHON_FILE, python.source] as const] : [];
+    await writeModelLike(folder, target, { sources, config: changed, more });
     return { path: target, tensors: planned.length, parameters: total, kept, width };
   } finally {
     files.close();
@@ -98,8 +93,29 @@ function typeKeys(stored: Readonly<Record<string, unknown>>, dtype: "f32" | "bf1
   return { ["dtype" in stored ? "dtype" : "torch_dtype"]: name };
 }
 
+/** Writes a model into a new folder with what lies beside another: all but config.json first, so that half of it is no model. */
+export async function writeModelLike(
+  folder: string,
+  target: string,
+  { sources, config, more = [] }: NewModel,
+): Promise<void> {
+  mkdirSync(target, { recursive: true });
+  await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
+  copyCompanions(folder, target);
+  for (const [name, content] of more) await writeFileAtomic(join(target, name), content);
+  await writeFileAtomic(join(target, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+}
+
+interface NewModel {
+  readonly sources: readonly TensorSource[];
+  /** The content of config.json. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Other files: name and content. */
+  readonly more?: readonly (readonly [name: string, content: string])[];
+}
+
 /** Tokenizer, generation settings, chat template, licence: small files that a model needs or owes. */
-export function copyCompanions(folder: string, target: string): void {
+function copyCompanions(folder: string, target: string): void {
   const wanted =
     /^(tokenizer.*|generation_config|special_tokens_map|vocab|merges|chat_template|added_tokens)\.(json|txt|model|jinja)$|^(LICENSE|README|NOTICE)/i;
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
@@ -108,38 +124,33 @@ export function copyCompanions(folder: string, target: string): void {
   }
 }
 
-/** Reads pieces; keeps the tensor that it read last, since pieces of one are asked for one after the other. */
+/** Reads pieces of tensors, as they are or as other floats. */
 class PieceReader {
+  readonly #bytes: (name: string) => Uint8Array;
+  readonly #floats: (name: string) => Float32Array;
   readonly #files: TensorFiles;
-  #last: { name: string; bytes: Uint8Array<ArrayBuffer> } | undefined;
 
   constructor(files: TensorFiles) {
     this.#files = files;
-  }
-
-  #read({ name, offset, length }: Piece): Uint8Array<ArrayBuffer> {
-    const info = this.#files.tensors.get(name);
-    if (!info) throw new Error(`no tensor ${name}`);
-    if (this.#last?.name !== name) this.#last = { name, bytes: this.#files.readBytes(name) };
-    const { bytes } = this.#last;
-    const size = bytes.length / info.shape.reduce((a, b) => a * b, 1);
-    return bytes.subarray(offset * size, (offset + length) * size);
+    this.#bytes = rememberLast((name) => files.readBytes(name));
+    this.#floats = rememberLast((name) => files.readFloat32(name));
   }
 
   bytes({ pieces }: PlannedTensor): Uint8Array {
-    const parts = pieces.map((piece) =>
-      pieces.length === 1 ? this.#read(piece) : this.#read(piece).slice(),
-    );
+    const parts = pieces.map(({ name, offset, length }) => {
+      const bytes = this.#bytes(name);
+      const size = bytes.length / sizeOf(this.#files.tensors.get(name)?.shape ?? []);
+      return bytes.subarray(offset * size, (offset + length) * size);
+    });
     return parts.length === 1 ? parts[0] : Buffer.concat(parts);
   }
 
-  /** In another type of floats. */
   floats({ pieces }: PlannedTensor, to: "F32" | "BF16"): Float32Array | Uint16Array {
     const total = elements(pieces);
     const values = to === "F32" ? new Float32Array(total) : new Uint16Array(total);
     let at = 0;
     for (const { name, offset, length } of pieces) {
-      const piece = this.#files.readFloat32(name).subarray(offset, offset + length);
+      const piece = this.#floats(name).subarray(offset, offset + length);
       if (values instanceof Float32Array) values.set(piece, at);
       else for (let i = 0; i < length; i++) values[at + i] = toBf16(piece[i]);
       at += length;

@@ -4,6 +4,7 @@
 // Letters: E experts, F neurons, D width.
 
 import { RunError } from "../errors.ts";
+import { sizeOf } from "../tensor/tensor.ts";
 import type { StoredDType, TensorInfo } from "./safetensors.ts";
 
 export type ExpertLayout = "apart" | "fused";
@@ -28,7 +29,6 @@ const FUSED = /^(.*\.)mlp\.experts\.(gate_up_proj|down_proj)$/;
 const ROUTER = /^(.*\.)(mlp|block_sparse_moe)\.gate\.weight$/;
 const PROJECTIONS = { w1: "gate_proj", w3: "up_proj", w2: "down_proj" } as const;
 
-const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 const whole = ({ name, shape }: TensorInfo): Piece => ({ name, offset: 0, length: sizeOf(shape) });
 
 /**

@@ -3,17 +3,17 @@
 // Letters: D width, E experts, F neurons, C width of a head.
 
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
-import { expertWidth, type ModelConfig } from "../model/config.ts";
+import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import type { TokenizerJson } from "../text/tokenizerJson.ts";
 import { readGenerationDefaults } from "./generation.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
 import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
-import { readModelConfig, storedParts } from "./modelFolder.ts";
-import { TensorFiles } from "./tensorFiles.ts";
+import { readConfigs, storedParts } from "./modelFolder.ts";
+import { type PlacedTensor, rememberLast, TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
 
 export interface ExportOptions {
@@ -55,16 +55,23 @@ export async function exportGguf(
   path: string,
   { type, onProgress, announce, signal }: ExportOptions,
 ): Promise<{ architecture: string; tensors: number; parameters: number }> {
-  const config = readModelConfig(folder);
-  const stored = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
+  const { config, stored } = readConfigs(folder);
   const architecture = architectureOf(config, stored, folder);
-  if ((config.num_neurons_per_tok ?? expertWidth(config)) < expertWidth(config)) {
+  if (keptNeurons(config) < expertWidth(config)) {
     announce?.("engines that read GGUF use all neurons: this model's K is not in the file");
   }
   const files = TensorFiles.open(folder);
   try {
     const specs = parameterSpecs(config);
     const total = specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const floats = rememberLast((name) => files.readFloat32(name));
+    const readPart = ({ name, begin, end }: PlacedTensor) => {
+      const whole = files.tensors.get(name);
+      const values = floats(name);
+      if (!whole || whole.end - whole.begin === end - begin) return values;
+      const size = (whole.end - whole.begin) / values.length;
+      return values.subarray((begin - whole.begin) / size, (end - whole.begin) / size);
+    };
     let done = 0;
     const tensors = specs.map((spec): GgufTensor => {
       const vector = spec.init === "ones";
@@ -77,7 +84,7 @@ export async function exportGguf(
       function* data() {
         for (const expert of storedParts(spec).keys()) {
           throwIfAborted(signal);
-          const values = readPart(files, spec, expert, config.variant?.family);
+          const values = readPart(findPart(files, spec, expert, config.variant?.family));
           yield encodeGguf(architecture === "llama" ? interleaved(spec, values, config) : values, as);
           done += values.length;
           onProgress?.(done, total);
@@ -87,7 +94,7 @@ export async function exportGguf(
     });
     const metadata = {
       "general.architecture": architecture,
-      "general.name": folder.split(/[\\/]/).pop() ?? "model",
+      "general.name": basename(folder),
       "general.file_type": { u32: ggufFileTypes[type] },
       "general.quantization_version": { u32: 2 },
       ...ggufModelKeys(architecture, config),
@@ -98,15 +105,6 @@ export async function exportGguf(
   } finally {
     files.close();
   }
-}
-
-/** One expert's part of a parameter, or all of it. */
-function readPart(files: TensorFiles, spec: ParameterSpec, expert: number, family?: string): Float32Array {
-  const part = findPart(files, spec, expert, family);
-  const whole = files.tensors.get(part.name) ?? part;
-  const values = files.readFloat32(part.name);
-  const size = (whole.end - whole.begin) / values.length;
-  return values.subarray((part.begin - whole.begin) / size, (part.end - whole.begin) / size);
 }
 
 function architectureOf(

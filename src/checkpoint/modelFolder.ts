@@ -76,12 +76,17 @@ export function toStoredConfig(config: ModelConfig): Record<string, unknown> {
 
 /** Reads and checks config.json. @throws UsageError if it is missing, of another family, or inconsistent. */
 export function readModelConfig(folder: string): ModelConfig {
+  return readConfigs(folder).config;
+}
+
+/** As `readModelConfig`, with the content of the file as it is. */
+export function readConfigs(folder: string): { config: ModelConfig; stored: Record<string, unknown> } {
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new UsageError(`${folder} is not a model folder: it has no config.json`);
   const stored = readJson(path, 32);
   if (!isObject(stored))
     throw new UsageError(`${path} is no JSON object: restore the file or use another checkpoint`);
-  return configOfStored(stored, path);
+  return { config: configOfStored(stored, path), stored };
 }
 
 /** The configuration that the content of a config.json asks for. @throws UsageError naming `where` if it cannot work. */

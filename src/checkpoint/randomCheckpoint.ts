@@ -1,7 +1,7 @@
 // Checkpoints of random weights, of any size, for tests and measurements: what `mone init` writes. Matrices are pieces of
 // one long row of normal numbers, so that writing is bound by the disk; they are not meant to be trained further.
 
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { toBf16 } from "../kernels/kernel.ts";
@@ -10,7 +10,7 @@ import { parameterSpecs } from "../model/parameters.ts";
 import { NormalRow } from "../random.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { byteTokenizer } from "../text/tokenizer.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
 import { storedParts, toStoredConfig } from "./modelFolder.ts";
 import { type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { familyName } from "./tensorNames.ts";
@@ -35,9 +35,7 @@ export async function writeRandomCheckpoint(
   config: ModelConfig,
   { dtype, seed, onProgress, signal, stored = toStoredConfig(config) }: RandomCheckpointOptions,
 ): Promise<number> {
-  if (existsSync(folder) && readdirSync(folder).length > 0) {
-    throw new UsageError(`${folder} is not empty: name a new folder`);
-  }
+  requireNewFolder(folder);
   const tokenizer = byteTokenizer();
   if (config.vocab_size < tokenizer.vocabSize) {
     throw new UsageError(

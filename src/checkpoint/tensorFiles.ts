@@ -29,6 +29,15 @@ export function hasTensors(folder: string): boolean {
   return existsSync(join(folder, SINGLE_FILE)) || existsSync(join(folder, INDEX_FILE));
 }
 
+/** A reading of tensors by name that remembers the last one: parts of a tensor are asked for one after the other. */
+export function rememberLast<Values>(read: (name: string) => Values): (name: string) => Values {
+  let last: { name: string; values: Values } | undefined;
+  return (name) => {
+    if (last?.name !== name) last = { name, values: read(name) };
+    return last.values;
+  };
+}
+
 /** Open files; tensors are read from disk when asked for. */
 export class TensorFiles {
   /** What says which tensors there are: the single file, or the index. */

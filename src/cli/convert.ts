@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
 import { formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
 interface ConvertFlags {
@@ -63,14 +64,14 @@ function readShare(text: string): number {
 }
 
 async function run(
-  { output, signal }: Context,
+  context: Context,
   given: string,
   target: string,
   { neurons, dtype, experts, pruneNeurons, data, offline }: ConvertFlags,
 ): Promise<void> {
+  const { output, signal } = context;
   const { findModelFolder } = await import("../checkpoint/loadModel.ts");
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
-  const folder = findModelFolder(await resolveModelPath(given, { offline, signal, announce: output.note }));
+  const folder = findModelFolder(await localModel(context, given, offline));
   if (pruneNeurons !== undefined) {
     if (neurons !== undefined || experts !== undefined || dtype !== undefined || isGguf(target)) {
       throw new UsageError("--prune-neurons goes alone: convert the pruned checkpoint in a second step");

@@ -14,6 +14,7 @@ import { formatDuration, formatFixed } from "../report/format.ts";
 import type { Row, Table } from "../report/table.ts";
 import { packageVersion } from "../version.ts";
 import { action, type Context } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument, addThreadsOption, integer, neuronsHelp } from "./options.ts";
 
 interface EvalFlags {
@@ -78,7 +79,8 @@ export function addEvalCommand(program: Command): void {
   command.action(action(run));
 }
 
-async function run({ output, signal }: Context, path: string, flags: EvalFlags): Promise<void> {
+async function run(context: Context, path: string, flags: EvalFlags): Promise<void> {
+  const { output, signal } = context;
   const names = (flags.tasks ?? "").split(",").flatMap((name) => (name.trim() === "" ? [] : [name.trim()]));
   if (names.length === 0 && flags.data === undefined)
     throw new UsageError("nothing to evaluate: give a text with --data, or tasks with --tasks");
@@ -98,9 +100,7 @@ async function run({ output, signal }: Context, path: string, flags: EvalFlags):
   // Mistakes are found before the model is opened.
   const files = localTaskFiles(flags.tasksDir);
   for (const { spec } of names.map(findTask)) await files(spec);
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
-  const local = await resolveModelPath(path, { offline: flags.offline, signal, announce: output.note });
-  const folder = findModelFolder(local);
+  const folder = findModelFolder(await localModel(context, path, flags.offline));
   const onLoad = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
   const { neurons, threads, dtype, batch, maxLength } = flags;

@@ -5,6 +5,7 @@ import { samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import {
   addCommonOptions,
   addModelArgument,
@@ -15,7 +16,6 @@ import {
   number,
   repeated,
 } from "./options.ts";
-import { showText } from "./progress.ts";
 import { readInput } from "./standardInput.ts";
 
 interface GenerateFlags {
@@ -62,19 +62,17 @@ export function addGenerateCommand(program: Command): void {
 }
 
 async function run(
-  { output, signal }: Context,
+  context: Context,
   path: string,
   promptArgument: string | undefined,
   { neurons, threads, dtype, offline, chat, ...flags }: GenerateFlags,
 ): Promise<void> {
+  const { output, signal } = context;
   const { findModelFolder, loadModel } = await import("../checkpoint/loadModel.ts");
   const prompt = (await readInput(promptArgument, "PROMPT")).replace(/\n$/, "");
   const onProgress = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
-  const onDownload = showText(output.progress);
-  const local = await resolveModelPath(path, { offline, signal, announce: output.note, onDownload });
-  const folder = findModelFolder(local);
+  const folder = findModelFolder(await localModel(context, path, offline));
   const { renderChat } = await import("../checkpoint/generation.ts");
   const asked = chat ? await renderChat(folder, [{ role: "user", content: prompt }]) : prompt;
   const model = await loadModel(folder, { neurons, threads, dtype, announce: output.note, onProgress });

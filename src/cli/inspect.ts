@@ -7,8 +7,8 @@ import { RunError } from "../errors.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import { formatBytes, formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
-import { showText } from "./progress.ts";
 
 export function addInspectCommand(program: Command): void {
   const command = program
@@ -23,17 +23,13 @@ export function addInspectCommand(program: Command): void {
 }
 
 async function run(
-  { output, signal }: Context,
+  context: Context,
   given: string,
   { checkValues: wanted, offline }: { readonly checkValues?: boolean; readonly offline?: boolean },
 ): Promise<void> {
+  const { output } = context;
   const { checkValues, inspectModel } = await import("../checkpoint/inspect.ts");
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
-  const path = await resolveModelPath(given, {
-    ...{ offline, signal, announce: output.note },
-    onDownload: showText(output.progress),
-  });
-  output.progress.end();
+  const path = await localModel(context, given, offline);
   const inspection = inspectModel(path);
   if (wanted) {
     inspection.nonFinite = checkValues(path, (done, total) =>

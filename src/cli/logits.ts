@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { action, type Context } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument, addThreadsOption, dtypeOption, neuronsHelp } from "./options.ts";
 
 interface LogitsFlags {
@@ -30,18 +31,18 @@ export function addLogitsCommand(program: Command): void {
 }
 
 async function run(
-  { output, signal }: Context,
+  context: Context,
   given: string,
   { ids: list, neurons, router, threads, offline, dtype }: LogitsFlags,
 ): Promise<void> {
+  const { output } = context;
   const { findModelFolder, openStoredModel } = await import("../checkpoint/loadModel.ts");
   const { resolveNeurons } = await import("../model/neurons.ts");
   const { readNeuronsOption } = await import("../checkpoint/studyFile.ts");
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
   const { readModelConfig } = await import("../checkpoint/modelFolder.ts");
   const { openBackend } = await import("../backends/cpu.ts");
   const { textLogits } = await import("../infer/logits.ts");
-  const folder = findModelFolder(await resolveModelPath(given, { offline, signal, announce: output.note }));
+  const folder = findModelFolder(await localModel(context, given, offline));
   const config = readModelConfig(folder);
   const ids = readIds(list, config.vocab_size, config.max_position_embeddings);
   const kept = neurons === undefined ? undefined : resolveNeurons(readNeuronsOption(neurons), config);

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatPercent } from "../report/format.ts";
 import { action, type Context, commandLine, Interrupted } from "./action.ts";
+import { localModel } from "./localModel.ts";
 import {
   addCommonOptions,
   addModelArgument,
@@ -64,11 +65,8 @@ export function addStudyCommand(program: Command): void {
   command.action(action(run));
 }
 
-async function run(
-  { output, signal }: Context,
-  given: string,
-  { offline, ...flags }: StudyFlags,
-): Promise<void> {
+async function run(context: Context, given: string, { offline, ...flags }: StudyFlags): Promise<void> {
+  const { output, signal } = context;
   const [{ study }, { parseCriteria }, { summaryTable, speedsTable }, { findModelFolder }] =
     await Promise.all([
       import("../study/study.ts"),
@@ -76,8 +74,7 @@ async function run(
       import("../study/tables.ts"),
       import("../checkpoint/loadModel.ts"),
     ]);
-  const { resolveModelPath } = await import("../checkpoint/hub.ts");
-  const path = await resolveModelPath(given, { offline, signal, announce: output.note });
+  const path = await localModel(context, given, offline);
   const { criteria, neurons, out = `${given.replace(/\/+$/, "")}-study`, ...rest } = flags;
   const asked = neurons && (await neuronsOf(neurons, findModelFolder(path)));
   try {

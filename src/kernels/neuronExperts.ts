@@ -154,50 +154,72 @@ export function expertsReference(
   }
 }
 
+// What this kernel and that of studyExperts.ts have in common: they differ in which neurons they keep.
+
+/** Inputs in the order of the C++ interface. */
+export function expertInputs<Type extends WeightType>(type: Type) {
+  return {
+    x: "in f32",
+    weights: "in f32",
+    slotOfRow: "in u32",
+    offsets: "in u32",
+    places: "in u32",
+    gate: `in ${type}`,
+    up: `in ${type}`,
+    down: `in ${type}`,
+    gateScales: "in f32",
+    upScales: "in f32",
+    downScales: "in f32",
+  } as const;
+}
+
+/** `extent`: elements of the buffers of gate and up, each. */
+export const expertParams = {
+  groups: "int",
+  rows: "int",
+  width: "int",
+  neurons: "int",
+  kept: "int",
+  activation: "int",
+  active: "int",
+  extent: "int",
+} as const;
+
+/** Elements of the inputs. */
+export function expertInputSizes(
+  type: WeightType,
+  params: Readonly<Record<"groups" | "rows" | "width" | "neurons" | "active" | "extent", number>>,
+) {
+  const { groups, rows, width, neurons, active, extent } = params;
+  return {
+    x: (rows / Math.max(1, active)) * width,
+    weights: active === 0 ? 0 : rows,
+    slotOfRow: active === 0 ? 0 : rows,
+    offsets: groups + 1,
+    places: 2 * groups,
+    gate: extent,
+    up: extent,
+    down: groups * neurons * width,
+    gateScales: scalesFor(type, groups * neurons),
+    upScales: scalesFor(type, groups * neurons),
+    downScales: scalesFor(type, groups * neurons),
+  };
+}
+
 function neuronExperts(type: WeightType) {
   return defineKernel({
     name: `neuronExperts${suffixOf[type]}`,
     summary: `y = down (act(gate x) * up x) over the K neurons of largest |act(gate x)|, weights stored as ${type}`,
     buffers: {
-      x: "in f32",
-      weights: "in f32",
-      slotOfRow: "in u32",
-      offsets: "in u32",
-      places: "in u32",
-      gate: `in ${type}`,
-      up: `in ${type}`,
-      down: `in ${type}`,
-      gateScales: "in f32",
-      upScales: "in f32",
-      downScales: "in f32",
+      ...expertInputs(type),
       y: "out f32",
       keep: "out u32",
     },
-    /** `extent`: elements of the buffers of gate and up, each. */
-    params: {
-      groups: "int",
-      rows: "int",
-      width: "int",
-      neurons: "int",
-      kept: "int",
-      activation: "int",
-      active: "int",
-      extent: "int",
-    },
-    sizes: ({ groups, rows, width, neurons, active, extent }) => ({
-      x: (rows / Math.max(1, active)) * width,
-      weights: active === 0 ? 0 : rows,
-      slotOfRow: active === 0 ? 0 : rows,
-      offsets: groups + 1,
-      places: 2 * groups,
-      gate: extent,
-      up: extent,
-      down: groups * neurons * width,
-      gateScales: scalesFor(type, groups * neurons),
-      upScales: scalesFor(type, groups * neurons),
-      downScales: scalesFor(type, groups * neurons),
-      y: rows * width,
-      keep: rows * keepWords(neurons),
+    params: expertParams,
+    sizes: (params) => ({
+      ...expertInputSizes(type, params),
+      y: params.rows * params.width,
+      keep: params.rows * keepWords(params.neurons),
     }),
     reference(buffers, params) {
       expertsReference(type, buffers, params, (values) => {

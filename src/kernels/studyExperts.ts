@@ -9,9 +9,15 @@
 
 import { activations } from "./activation.ts";
 import { defineKernel } from "./kernel.ts";
-import { expertCase, expertsReference } from "./neuronExperts.ts";
+import {
+  expertCase,
+  expertInputSizes,
+  expertInputs,
+  expertParams,
+  expertsReference,
+} from "./neuronExperts.ts";
 import { keepWords } from "./neuronTopK.ts";
-import { scalesFor, suffixOf, type WeightType } from "./stored.ts";
+import { suffixOf, type WeightType } from "./stored.ts";
 
 /** Values of the kernel's `criterion` parameter. */
 export const criterionNumbers = {
@@ -79,17 +85,7 @@ function studyExperts(type: WeightType) {
     name: `studyExperts${suffixOf[type]}`,
     summary: `experts over the neurons that a criterion of the study keeps, weights stored as ${type}`,
     buffers: {
-      x: "in f32",
-      weights: "in f32",
-      slotOfRow: "in u32",
-      offsets: "in u32",
-      places: "in u32",
-      gate: `in ${type}`,
-      up: `in ${type}`,
-      down: `in ${type}`,
-      gateScales: "in f32",
-      upScales: "in f32",
-      downScales: "in f32",
+      ...expertInputs(type),
       /** [E, F]; not read but for `oracleNorm` and `static`. */
       scores: "in f32",
       /** What each token is called: [T]; read for `random`. */
@@ -100,14 +96,7 @@ function studyExperts(type: WeightType) {
       values: "out f32",
     },
     params: {
-      groups: "int",
-      rows: "int",
-      width: "int",
-      neurons: "int",
-      kept: "int",
-      activation: "int",
-      active: "int",
-      extent: "int",
+      ...expertParams,
       criterion: "int",
       threshold: "float",
       seed: "int",
@@ -115,17 +104,7 @@ function studyExperts(type: WeightType) {
       emit: "int",
     },
     sizes: ({ groups, rows, width, neurons, active, extent, criterion, emit }) => ({
-      x: (rows / Math.max(1, active)) * width,
-      weights: active === 0 ? 0 : rows,
-      slotOfRow: active === 0 ? 0 : rows,
-      offsets: groups + 1,
-      places: 2 * groups,
-      gate: extent,
-      up: extent,
-      down: groups * neurons * width,
-      gateScales: scalesFor(type, groups * neurons),
-      upScales: scalesFor(type, groups * neurons),
-      downScales: scalesFor(type, groups * neurons),
+      ...expertInputSizes(type, { groups, rows, width, neurons, active, extent }),
       scores: isRankedByScores(criterion) ? groups * neurons : 0,
       tokens: criterion === criterionNumbers.random ? rows / Math.max(1, active) : 0,
       y: rows * width,

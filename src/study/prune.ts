@@ -2,16 +2,14 @@
 // ones for every token. They are ranked within each expert by mean |act(g)| (the study's criterion `static`). Any engine
 // that loads the family loads the result. Letters: D width, E experts, F neurons, and F' of them that stay.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { openBackend } from "../backends/cpu.ts";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { copyCompanions } from "../checkpoint/convert.ts";
+import { requireNewFolder } from "../checkpoint/atomic.ts";
+import { writeModelLike } from "../checkpoint/convert.ts";
 import { type NetworkTensor, networkTensor } from "../checkpoint/expertLayout.ts";
 import { openStoredModel } from "../checkpoint/loadModel.ts";
-import { readModelConfig, readTokenizer } from "../checkpoint/modelFolder.ts";
-import { type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
-import { SINGLE_FILE, TensorFiles } from "../checkpoint/tensorFiles.ts";
+import { readConfigs, readTokenizer } from "../checkpoint/modelFolder.ts";
+import type { TensorSource } from "../checkpoint/safetensors.ts";
+import { TensorFiles } from "../checkpoint/tensorFiles.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
 import { openCorpus } from "../text/corpus.ts";
@@ -44,7 +42,7 @@ export async function pruneCheckpoint(
   options: PruneOptions,
 ): Promise<{ path: string; width: number; before: number }> {
   const { share, tokens = 8192, signal, onProgress } = options;
-  const config = readModelConfig(folder);
+  const { config, stored } = readConfigs(folder);
   const before = expertWidth(config);
   const width = Math.round(before * (1 - share));
   if (!(share > 0 && share < 1) || width < 1 || width === before) {
@@ -52,7 +50,12 @@ export async function pruneCheckpoint(
       `the share to prune must leave 1 to ${before - 1} of ${before} neurons, not ${share}`,
     );
   }
-  checkTarget(folder, target);
+  requireNewFolder(target);
+  if (stored.model_type === "deepseek_v2") {
+    throw new UsageError(
+      `${folder}: in deepseek_v2 shared experts are as wide as routed ones, so that these cannot be narrowed alone`,
+    );
+  }
   const corpus = await openCorpus(options.data, { signal });
   for (const note of corpus.notes) options.announce?.(note);
   const window = Math.min(config.max_position_embeddings, tokens);
@@ -86,20 +89,6 @@ export async function pruneCheckpoint(
   return { path: target, width, before };
 }
 
-function checkTarget(folder: string, target: string): void {
-  if (existsSync(target) && readdirSync(target).length > 0) {
-    throw new UsageError(`${target} is not empty: name a new folder`);
-  }
-  const { model_type: family } = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as {
-    model_type: string;
-  };
-  if (family === "deepseek_v2") {
-    throw new UsageError(
-      `${folder}: in deepseek_v2 shared experts are as wide as routed ones, so that these cannot be narrowed alone`,
-    );
-  }
-}
-
 /** Of each row of `width` values the indices of the `count` largest (ties: lower index), ascending. */
 function largestOf(values: ArrayLike<number>, width: number, count: number): Uint32Array[] {
   return Array.from({ length: values.length / width }, (_, row) => {
@@ -116,7 +105,7 @@ export async function writePruned(
   staying: Staying,
   { width, signal, onProgress }: { width: number } & Pick<PruneOptions, "signal" | "onProgress">,
 ): Promise<void> {
-  const config = readModelConfig(folder);
+  const { config, stored } = readConfigs(folder);
   const files = TensorFiles.open(folder);
   try {
     const all = [...files.tensors.values()];
@@ -140,14 +129,7 @@ export async function writePruned(
           select(read(), { shape: info.shape, axis, sets, before: before / sets, network }, staying),
       };
     });
-    mkdirSync(target, { recursive: true });
-    await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
-    copyCompanions(folder, target);
-    const stored = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
-    await writeFileAtomic(
-      join(target, "config.json"),
-      `${JSON.stringify(narrowed(stored, config, width), null, 2)}\n`,
-    );
+    await writeModelLike(folder, target, { sources, config: narrowed(stored, config, width) });
   } finally {
     files.close();
   }

@@ -298,25 +298,22 @@ export interface StoredExperts {
   readonly places: Tensor;
 }
 
-/**
- * All experts in one call: output_RD, and the kept sets as bits, keep_RW. With `routed`, x_TD are tokens, and row r is
- * token slotOfRow_R[r] / A with its result times weights_TA[slotOfRow_R[r]]; without, rows are those of x_RD.
- */
-export function neuronExperts(
+export type ExpertsOptions = Pick<TopKOptions, "kept" | "activation" | "routed">;
+
+/** Inputs and parameters of a kernel over all experts of a layer (kernels/neuronExperts.ts), and the shapes of y and keep. */
+export function expertsCall(
   tape: Tape,
   x: Tensor,
   offsets: Tensor,
   { gate, up, down, places }: StoredExperts,
-  { kept, activation, routed }: Pick<TopKOptions, "kept" | "activation" | "routed">,
+  { kept, activation, routed }: ExpertsOptions,
 ) {
   const [tokens, width] = x.shape;
   const [groups, neurons] = gate.shape;
   const active = routed ? routed.weights.shape[1] : 0;
   const rows = routed ? tokens * active : tokens;
-  const kernel = { f32: k.neuronExpertsF32, bf16: k.neuronExpertsBf16, i8: k.neuronExpertsInt8 }[gate.type];
-  return tape.infer(
-    kernel,
-    {
+  return {
+    inputs: {
       x,
       weights: routed?.weights ?? tape.allocate("f32", [0]),
       slotOfRow: routed?.slotOfRow ?? tape.allocate("u32", [0]),
@@ -329,7 +326,7 @@ export function neuronExperts(
       upScales: up.scales,
       downScales: down.scales,
     },
-    {
+    params: {
       groups,
       rows,
       width,
@@ -339,6 +336,24 @@ export function neuronExperts(
       active,
       extent: Math.min(gate.buffer.length, up.buffer.length),
     },
-    { y: [rows, width], keep: [rows, keepWords(neurons)] },
-  );
+    shapes: { y: [rows, width], keep: [rows, keepWords(neurons)] },
+  };
+}
+
+/**
+ * All experts in one call: output_RD, and the kept sets as bits, keep_RW. With `routed`, x_TD are tokens, and row r is
+ * token slotOfRow_R[r] / A with its result times weights_TA[slotOfRow_R[r]]; without, rows are those of x_RD.
+ */
+export function neuronExperts(
+  tape: Tape,
+  x: Tensor,
+  offsets: Tensor,
+  experts: StoredExperts,
+  options: ExpertsOptions,
+) {
+  const { inputs, params, shapes } = expertsCall(tape, x, offsets, experts, options);
+  const kernel = { f32: k.neuronExpertsF32, bf16: k.neuronExpertsBf16, i8: k.neuronExpertsInt8 }[
+    experts.gate.type
+  ];
+  return tape.infer(kernel, inputs, params, shapes);
 }

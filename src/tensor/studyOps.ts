@@ -1,15 +1,13 @@
 // Kernels of the study with shapes, as in ops.ts. Letters: T tokens, R rows grouped by expert, D width, E experts, F neurons,
 // V vocabulary.
 
-import { activations } from "../kernels/activation.ts";
 import { catalogue as k } from "../kernels/catalogue.ts";
-import { keepWords } from "../kernels/neuronTopK.ts";
 import { criterionNumbers, type KernelCriterion } from "../kernels/studyExperts.ts";
-import type { StoredExperts, TopKOptions } from "./ops.ts";
+import { type ExpertsOptions, expertsCall, type StoredExperts } from "./ops.ts";
 import type { Tape } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 
-export interface StudyExpertsOptions extends Pick<TopKOptions, "kept" | "activation" | "routed"> {
+export interface StudyExpertsOptions extends ExpertsOptions {
   readonly criterion: KernelCriterion;
   /** For `threshold`. */
   readonly threshold?: number;
@@ -26,48 +24,29 @@ export function studyExperts(
   tape: Tape,
   x: Tensor,
   offsets: Tensor,
-  { gate, up, down, places }: StoredExperts,
-  { kept, activation, routed, criterion, threshold = 0, scores, random, emit = false }: StudyExpertsOptions,
+  experts: StoredExperts,
+  { criterion, threshold = 0, scores, random, emit = false, ...options }: StudyExpertsOptions,
 ) {
-  const [tokens, width] = x.shape;
-  const [groups, neurons] = gate.shape;
-  const active = routed ? routed.weights.shape[1] : 0;
-  const rows = routed ? tokens * active : tokens;
-  const kernel = { f32: k.studyExpertsF32, bf16: k.studyExpertsBf16, i8: k.studyExpertsInt8 }[gate.type];
-  const none = () => tape.allocate("u32", [0]);
+  const { inputs, params, shapes } = expertsCall(tape, x, offsets, experts, options);
+  const kernel = { f32: k.studyExpertsF32, bf16: k.studyExpertsBf16, i8: k.studyExpertsInt8 }[
+    experts.gate.type
+  ];
   return tape.infer(
     kernel,
     {
-      x,
-      weights: routed?.weights ?? tape.allocate("f32", [0]),
-      slotOfRow: routed?.slotOfRow ?? none(),
-      offsets,
-      places,
-      gate,
-      up,
-      down,
-      gateScales: gate.scales,
-      upScales: up.scales,
-      downScales: down.scales,
+      ...inputs,
       scores: scores ?? tape.allocate("f32", [0]),
-      tokens: random?.tokens ?? none(),
+      tokens: random?.tokens ?? tape.allocate("u32", [0]),
     },
     {
-      groups,
-      rows,
-      width,
-      neurons,
-      kept,
-      activation: activations[activation],
-      active,
-      extent: Math.min(gate.buffer.length, up.buffer.length),
+      ...params,
       criterion: criterionNumbers[criterion],
       threshold,
       seed: random?.seed ?? 0,
       layer: random?.layer ?? 0,
       emit: emit ? 1 : 0,
     },
-    { y: [rows, width], keep: [rows, keepWords(neurons)], values: emit ? [rows, neurons] : [0] },
+    { ...shapes, values: emit ? [params.rows, params.neurons] : [0] },
   );
 }
 
