@@ -2,7 +2,7 @@
 // smoke test; nothing here asserts how long anything takes. (cli.test.ts runs the commands.)
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
@@ -19,6 +19,7 @@ import { type BenchResult, benchPage, presentBench, saveBench } from "../src/ben
 import { benchSelect } from "../src/bench/select.ts";
 import { parseSizes, seriesWidths } from "../src/bench/sizes.ts";
 import { benchTrain } from "../src/bench/train.ts";
+import { torchRunners } from "../src/bench/trainPeers.ts";
 import { UsageError } from "../src/errors.ts";
 import { resolveModelConfig } from "../src/model/config.ts";
 import { countOfNeurons } from "../src/model/neurons.ts";
@@ -226,7 +227,73 @@ describe("peers", () => {
       PeerProcess.start({ name: "a peer", command: "no-such-command", args: [] }),
       /a peer cannot be started/,
     );
+    await assert.rejects(
+      PeerProcess.start(program(`process.kill(process.pid, "SIGKILL")`)),
+      /a peer was ended by SIGKILL, as a system does that runs out of memory/,
+    );
   });
+
+  /** Instead of Python: says its number as the time of each step, and is no longer there once it is closed. */
+  const pythonLike = `#!${process.execPath}
+if (process.argv[2] === "-c") process.exit(0);
+console.log('MONE {"ready":true,"version":"torch of a test"}');
+process.stdin.on("data", (line) =>
+  console.log("MONE " + JSON.stringify({ seconds: Array(JSON.parse(line).steps).fill(process.pid), peakBytes: 7 })));
+`;
+
+  for (const [memory, stays] of [
+    [1e12, true],
+    [1, false],
+  ] as const) {
+    test(`of a training step ${stays ? "stay while memory holds all" : "are started for each turn where memory does not hold all"}`, async () => {
+      const folder = mkdtempSync(join(tmpdir(), "mone-peers-"));
+      const python = join(folder, "python");
+      writeFileSync(python, pythonLike, { mode: 0o755 });
+      const before = process.env.MONE_PYTHON;
+      process.env.MONE_PYTHON = python;
+      try {
+        const runners = await torchRunners({
+          size: parseSizes(["32"])[0],
+          arms: [{ arm: "MoE", kept: 32 }],
+          seq: 8,
+          batch: 2,
+          tokens: "no file",
+          threads: 1,
+          memory,
+          own: 0,
+          miss: ({ reason }) => assert.fail(reason),
+        });
+        assert.deepEqual(
+          runners.map(({ row }) => [row.arm, row.dtype, row.version]),
+          [
+            ["MoE", "f32", "torch of a test"],
+            ["MoE", "bf16", "torch of a test"],
+          ],
+        );
+        const alive = (id: number) => {
+          try {
+            return process.kill(id, 0);
+          } catch {
+            return false;
+          }
+        };
+        const ids: number[] = [];
+        for (const _ of [1, 2]) {
+          const seconds = await runners[0].steps(3);
+          assert.equal(seconds.length, 3);
+          assert.equal(alive(seconds[0]), stays);
+          ids.push(seconds[0]);
+        }
+        assert.equal(ids[0] === ids[1], stays);
+        assert.equal(await runners[0].peakBytes(), 7);
+        for (const runner of runners) runner.close();
+      } finally {
+        if (before === undefined) delete process.env.MONE_PYTHON;
+        else process.env.MONE_PYTHON = before;
+        rmSync(folder, { recursive: true });
+      }
+    });
+  }
 
   test("the ONNX model of an expert is made of the operators it needs", () => {
     const bytes = Buffer.from(swigluOnnx({ width: 300, neurons: 8, tokens: 2 }));

@@ -4,6 +4,7 @@ multiplies its rows at once."""
 
 import json
 import math
+import resource
 import sys
 import time
 
@@ -30,6 +31,15 @@ def time_each(count, work):
         work(i)
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def peak_bytes():
+    """The most memory this process has held. Linux counts that of the starting process into ru_maxrss, and not into VmHWM."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def keep_largest(gate, kept):

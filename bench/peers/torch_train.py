@@ -2,12 +2,11 @@
 each of n updates, and with the process's peak memory."""
 
 import argparse
-import resource
 
 import torch
 import torch.nn.functional as F
 
-from answer import Mixture, deviation, rms_norm, rope_tables, rotate, serve, time_each
+from answer import Mixture, deviation, peak_bytes, rms_norm, rope_tables, rotate, serve, time_each
 
 parser = argparse.ArgumentParser()
 for name in ("width", "layers", "heads", "experts", "active", "neurons", "kept", "seq", "batch", "vocab", "threads"):
@@ -90,7 +89,7 @@ def step(_):
 
 def answer(request):
     seconds = time_each(request["steps"], step)
-    return {"seconds": seconds, "peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"seconds": seconds, "peakBytes": peak_bytes()}
 
 
 serve({"threads": torch.get_num_threads()}, answer)

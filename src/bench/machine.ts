@@ -1,6 +1,7 @@
 // The machine that figures belong to: what it is, and what it can do at most, measured in the same run. Limits are the best
 // of several tries, since a disturbance only ever lowers them.
 
+import { readFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
@@ -154,4 +155,16 @@ async function fastest(
     best = Math.min(best, (performance.now() - start) / 1000);
   }
   return best;
+}
+
+/**
+ * The most memory this process has held, bytes. Linux counts the peak of the process that started this one into
+ * getrusage's figure, but not into its own.
+ */
+export function peakBytesOfProcess(): number {
+  if (process.platform === "linux") {
+    const own = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"));
+    if (own) return Number(own[1]) * 1024;
+  }
+  return process.resourceUsage().maxRSS * 1024;
 }

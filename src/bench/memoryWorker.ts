@@ -3,15 +3,15 @@
 import { openBackend } from "../backends/cpu.ts";
 import { createRandomModel } from "../infer/randomModel.ts";
 import { DecodeArm, decodeConfig } from "./decodeArm.ts";
+import { peakBytesOfProcess } from "./machine.ts";
 import type { MemoryUse, MemoryWork } from "./memory.ts";
 import { openBenchText, trainerOf } from "./trainerArm.ts";
 
 const work = JSON.parse(process.argv[2]) as MemoryWork;
-const peak = () => process.resourceUsage().maxRSS * 1024;
 const { width, kept, dtype, threads, quick, recompute } = work;
 const size = { name: `D ${width}`, width };
 const backend = openBackend({ threads }, () => {});
-const startBytes = peak();
+const startBytes = peakBytesOfProcess();
 let bufferBytes: number;
 if (work.kind === "train") {
   const text = await openBenchText({ quick: true }); // what is read does not matter for memory
@@ -28,6 +28,6 @@ if (work.kind === "train") {
   await arm.decode({ batch: 1, tokens: quick ? 1 : 4, prompt: quick ? 4 : 32 });
   bufferBytes = backend.bytesInUse;
 }
-const use: MemoryUse = { peakBytes: peak(), startBytes, bufferBytes };
+const use: MemoryUse = { peakBytes: peakBytesOfProcess(), startBytes, bufferBytes };
 process.stdout.write(`MONE ${JSON.stringify(use)}\n`);
 backend.close();

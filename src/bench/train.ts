@@ -8,11 +8,10 @@ import { forwardFlops, trainingFlops } from "../model/work.ts";
 import type { MachineLimits } from "./machine.ts";
 import { ratioOf, type Spread, spreadOf, takeTurns } from "./measure.ts";
 import { measureMemory } from "./memory.ts";
-import { sizeArguments, startPeers, TorchPeers } from "./peers/find.ts";
-import type { PeerProcess } from "./peers/process.ts";
 import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
 import { type BenchSize, configOf, parseSizes } from "./sizes.ts";
 import { type BenchText, batchOf, openBenchText, trainerOf } from "./trainerArm.ts";
+import { type Runner, type TrainContender, torchRunners } from "./trainPeers.ts";
 import { type ProfileRow, profileSteps } from "./trainProfile.ts";
 
 export interface TrainBenchOptions extends BenchOptions {
@@ -30,14 +29,7 @@ export interface TrainBenchOptions extends BenchOptions {
   readonly peers?: boolean;
 }
 
-export interface TrainRow {
-  /** "MoE" or "MoNE". */
-  readonly arm: "MoE" | "MoNE";
-  readonly engine: string;
-  readonly version: string;
-  readonly kept: number;
-  readonly dtype: string;
-  readonly recompute?: boolean;
+export interface TrainRow extends TrainContender {
   readonly secondsPerStep: Spread;
   readonly tokensPerSecond: Spread;
   /** Of the products with all neurons (model/work.ts). */
@@ -101,14 +93,6 @@ function withShares(one: TrainCase, limits: MachineLimits): TrainCase {
   };
 }
 
-interface Runner {
-  readonly row: Pick<TrainRow, "arm" | "engine" | "version" | "kept" | "dtype" | "recompute">;
-  /** Seconds of each of so many steps. */
-  steps(count: number): Promise<number[]>;
-  peakBytes(): Promise<number | undefined>;
-  close(): void;
-}
-
 async function timeSize(
   session: Session<"train">,
   size: BenchSize,
@@ -145,7 +129,20 @@ async function timeSize(
     }
     if (options.peers) {
       onProgress?.("starting peers", [size.name]);
-      runners.push(...(await torchRunners(session, { size, arms, seq, batch, text, signal })));
+      runners.push(
+        ...(await torchRunners({
+          size,
+          arms,
+          seq,
+          batch,
+          tokens: text.path,
+          threads: session.envelope.threads,
+          memory: session.envelope.machine.memoryBytes,
+          own: needed,
+          miss: session.miss,
+          signal,
+        })),
+      );
     }
     const count = await warmUp(runners, quick);
     const times = await takeTurns(
@@ -258,52 +255,4 @@ function ownRunner(
     },
     close: () => trainer.close(),
   };
-}
-
-async function torchRunners(
-  session: Session<"train">,
-  work: {
-    size: BenchSize;
-    arms: readonly { arm: "MoE" | "MoNE"; kept: number }[];
-    seq: number;
-    batch: number;
-    text: BenchText;
-    signal?: AbortSignal;
-  },
-): Promise<Runner[]> {
-  const { size, arms, seq, batch, text, signal } = work;
-  const config = configOf(size, null);
-  const torch = new TorchPeers();
-  const plans = arms.flatMap(({ arm, kept }) =>
-    (["f32", "bf16"] as const).map((dtype) => ({ arm, kept, dtype })),
-  );
-  const peers: { plan: (typeof plans)[number]; peer: PeerProcess }[] = [];
-  for (const plan of plans) {
-    const values = {
-      ...sizeArguments(config),
-      kept: plan.kept,
-      seq,
-      batch,
-      threads: session.envelope.threads,
-      tokens: text.path,
-      dtype: plan.dtype,
-    };
-    const command = torch.command(`PyTorch ${plan.dtype}`, "torch_train.py", values);
-    const started = await startPeers([command], session.miss, signal);
-    if (started.length === 0) break; // said once
-    peers.push({ plan, peer: started[0] });
-  }
-  return peers.map(({ plan, peer }) => {
-    let peak: number | undefined;
-    return {
-      row: { ...plan, engine: "PyTorch", version: String(peer.about.version) },
-      async steps(count) {
-        const answer = await peer.ask({ steps: count });
-        peak = Number(answer.peakBytes);
-        return answer.seconds as number[];
-      },
-      peakBytes: async () => peak,
-      close: () => peer.close(),
-    };
-  });
 }

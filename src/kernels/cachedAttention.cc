@@ -22,22 +22,34 @@ struct CachedHead {
   Element* value(int64_t position) const { return values + position * headDim; }
 };
 
+/** Writes a key of headDim elements as one column of a block. */
+template <class Element>
+static inline void storeColumn(Element* column, const float* key, int64_t headDim) {
+  for (int64_t c = 0; c < headDim; c += kLanes) {
+    Element rounded[kLanes];
+    const int64_t n = std::min<int64_t>(kLanes, headDim - c);
+    storeRounded(rounded, decodeUpTo(key + c, n), n);
+    for (int64_t i = 0; i < n; i++) column[(c + i) * kKeyBlock] = rounded[i];
+  }
+}
+
 template <class Args>
 static void storeKeyValue(const Args& a) {
-  for (int64_t n = 0; n < a.rows; n++) {
-    const int64_t position = a.positions[n], inBlock = position % kKeyBlock;
-    for (int64_t g = 0; g < a.kvHeads; g++) {
-      const CachedHead head(a, a.keys, a.values, a.slots[n], g);
-      const float *k = a.k + (n * a.kvHeads + g) * a.headDim, *v = a.v + (n * a.kvHeads + g) * a.headDim;
-      auto* block = head.block(position - inBlock) + inBlock;
-      auto* row = head.value(position);
-      for (int64_t c = 0; c < a.headDim; c++) storeRounded(block + c * kKeyBlock, splat(k[c]), 1);
-      for (int64_t c = 0; c < a.headDim; c += kLanes) {
-        const int64_t n = std::min<int64_t>(kLanes, a.headDim - c);
-        storeRounded(row + c, decodeUpTo(v + c, n), n);
+  // By heads: the columns of a block lie in the same cache lines, which threads should not share.
+  parallelRange(a.kvHeads, streamGrain(8 * a.rows * a.headDim), [&](int64_t begin, int64_t end) {
+    for (int64_t n = 0; n < a.rows; n++) {
+      const int64_t position = a.positions[n], inBlock = position % kKeyBlock;
+      for (int64_t g = begin; g < end; g++) {
+        const CachedHead head(a, a.keys, a.values, a.slots[n], g);
+        const int64_t row = (n * a.kvHeads + g) * a.headDim;
+        storeColumn(head.block(position - inBlock) + inBlock, a.k + row, a.headDim);
+        for (int64_t c = 0; c < a.headDim; c += kLanes) {
+          const int64_t left = std::min<int64_t>(kLanes, a.headDim - c);
+          storeRounded(head.value(position) + c, decodeUpTo(a.v + row + c, left), left);
+        }
       }
     }
-  }
+  });
 }
 
 #define storeKeyValue_BUFFERS(B, P, type)                                                                            \

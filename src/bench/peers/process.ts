@@ -3,6 +3,7 @@
 // JSON on its input; its other words are kept for the case that it fails. The programs are in bench/peers.
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -76,6 +77,15 @@ export class PeerProcess {
   close(): void {
     this.#child.kill();
   }
+
+  /** Closes it, and waits until its memory is free. */
+  async closed(): Promise<void> {
+    const { exitCode, signalCode } = this.#child;
+    if (exitCode !== null || signalCode !== null) return;
+    const ended = once(this.#child, "close");
+    this.close();
+    await ended;
+  }
 }
 
 /** Answers in the order in which they come, for one reader. */
@@ -98,13 +108,17 @@ class LineQueue {
     });
     child.stderr?.setEncoding("utf8").on("data", (text: string) => this.#remember(text));
     child.on("error", (error) => this.#fail(new RunError(`${name} cannot be started: ${error.message}`)));
-    child.on("close", (code) => {
-      const words = this.#said.trim().split("\n").slice(-3).join("; ");
-      this.#fail(new RunError(`${name} ended with status ${code}${words === "" ? "" : `: ${words}`}`));
-    });
-    signal?.addEventListener("abort", () => {
-      this.#fail(signal.reason);
+    const abort = () => {
+      this.#fail(signal?.reason);
       child.kill();
+    };
+    signal?.addEventListener("abort", abort);
+    child.on("close", (code, killedBy) => {
+      signal?.removeEventListener("abort", abort);
+      const words = this.#said.trim().split("\n").slice(-3).join("; ");
+      const end = killedBy === null ? `ended with status ${code}` : `was ended by ${killedBy}`;
+      const cause = killedBy === "SIGKILL" ? ", as a system does that runs out of memory" : "";
+      this.#fail(new RunError(`${name} ${end}${cause}${words === "" ? "" : `: ${words}`}`));
     });
   }
 
