@@ -67,6 +67,11 @@ export const settings = {
   epsilon: number(1e-8, 0, 1, "AdamW: epsilon"),
   clip: number(1, 0, Number.POSITIVE_INFINITY, "largest global gradient norm; 0: no clipping"),
   seed: integer(1, 0, "seed of weights and data order"),
+  startFrom: text(
+    null,
+    "model or run folder whose weights the run starts from (same shapes and tokenizer; K may differ), with a new optimizer",
+  ),
+  startSequence: integer(0, 0, "sequences of the data order to skip, because an earlier run has seen them"),
   dtype: {
     default: "auto",
     help: "operands of large matrix products: f32, bf16, or auto (bf16 where the hardware multiplies it)",

@@ -6,9 +6,12 @@ import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { findModelFolder } from "../checkpoint/loadModel.ts";
+import { readTokenizer } from "../checkpoint/modelFolder.ts";
 import { RunError, UsageError } from "../errors.ts";
 import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import type { OnProgress } from "../text/progress.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { packageVersion } from "../version.ts";
 import {
   resolveTrainConfig,
@@ -129,6 +132,7 @@ async function runSteps(
       announce(`This run was on ${madeBy}; on ${backend.name} it goes on correctly, but not bit for bit.`);
     }
   } else {
+    refuseOtherTokenizer(config.startFrom, tokenizer);
     trainer.initialise();
   }
   run.truncateMetrics(trainer.step);
@@ -183,6 +187,15 @@ async function runSteps(
   };
   await writeFileAtomic(join(run.path, "result.json"), `${JSON.stringify(result, null, 2)}\n`);
   return result;
+}
+
+/** The rows of an embedding mean what the tokenizer says. */
+function refuseOtherTokenizer(startFrom: string | null, tokenizer: Tokenizer): void {
+  if (startFrom === null) return;
+  if (JSON.stringify(readTokenizer(findModelFolder(startFrom))) === JSON.stringify(tokenizer)) return;
+  throw new UsageError(
+    `${startFrom} has another tokenizer than this run: give its tokenizer.json as the tokenizer.`,
+  );
 }
 
 function notFinite(

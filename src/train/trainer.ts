@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { findModelFolder } from "../checkpoint/loadModel.ts";
 import { loadParameters, readTensor, saveModel } from "../checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { RunError } from "../errors.ts";
@@ -56,9 +57,14 @@ export class Trainer {
     });
   }
 
-  /** Weights of step 0, from the seed. Follow the constructor with this or with `load`. */
+  /**
+   * Weights of step 0: from the seed, or those of the model that the run starts from. Follow the constructor with this or
+   * with `load`. @throws UsageError or RunError if that model is missing, damaged or of another shape.
+   */
   initialise(): void {
-    this.model.initialise(this.config.seed);
+    const { startFrom, seed } = this.config;
+    if (startFrom === null) this.model.initialise(seed);
+    else loadParameters(this.model, findModelFolder(startFrom));
   }
 
   get tokensPerStep(): number {
@@ -67,7 +73,8 @@ export class Trainer {
 
   /** Index of the next step's first sequence in the sampler. */
   get position(): number {
-    return this.step * this.config.batch * this.config.accumulation;
+    const { startSequence, batch, accumulation } = this.config;
+    return startSequence + this.step * batch * accumulation;
   }
 
   get learningRate(): number {
