@@ -102,6 +102,11 @@ export interface TrainConfig extends Settings {
 /** What a user may give: any setting, and any key of the model. */
 export type TrainConfigInput = Partial<Settings> & { readonly model?: Partial<ModelConfig> };
 
+/** Whether large products round their operands to bf16 on this backend. */
+export function usesBf16({ dtype }: Pick<TrainConfig, "dtype">, { nativeBf16 }: { nativeBf16: boolean }): boolean {
+  return dtype === "bf16" || (dtype === "auto" && nativeBf16);
+}
+
 export const settingNames = Object.keys(settings) as (keyof typeof settings)[];
 
 /**

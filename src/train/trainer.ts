@@ -14,7 +14,7 @@ import { Transformer } from "../model/transformer.ts";
 import { BatchSampler, checkSplit } from "../text/batches.ts";
 import type { TokenDataset } from "../text/dataset.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import type { TrainConfig } from "./config.ts";
+import { type TrainConfig, usesBf16 } from "./config.ts";
 import { AdamW } from "./optimizer.ts";
 import { cosineRate } from "./schedule.ts";
 import { type StepMetrics, trainStep } from "./step.ts";
@@ -45,7 +45,7 @@ export class Trainer {
     this.config = config;
     checkSplit(dataset.valid, config.seqLen, "validation"); // now, not after the first hundred steps
     this.sampler = new BatchSampler(dataset.train, { seqLen: config.seqLen, seed: config.seed });
-    this.bf16 = config.dtype === "bf16" || (config.dtype === "auto" && backend.nativeBf16);
+    this.bf16 = usesBf16(config, backend);
     this.model = new Transformer(config.model, backend);
     const { beta1, beta2, epsilon, weightDecay, clip } = config;
     this.optimizer = new AdamW(backend, this.model.parameters.values(), {
