@@ -10,7 +10,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { removeLeftovers, writeFileAtomic } from "../checkpoint/atomic.ts";
 import { loadParameters, readModelConfig } from "../checkpoint/modelFolder.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { Transformer } from "../model/transformer.ts";
@@ -27,7 +27,7 @@ import type { Measured, MeasureContext } from "./measure.ts";
 import { measureNamed } from "./measures.ts";
 import { buildReport, type ExperimentReport } from "./report.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { dropOptimizer, measurePath, readJson, removeTorn, runPath, stepsDone } from "./store.ts";
+import { measurePath, readJson, removeTorn, runPath, stepsDone, tidy } from "./store.ts";
 import { writeReport } from "./writeReport.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
@@ -108,6 +108,7 @@ export async function experiment(
       if (plan[index + 1]?.seed !== run.seed) {
         report = buildReport(whole, plan, root, about);
         await writeReport(report, join(folder, "report"));
+        removeLeftovers(join(folder, "report"));
       }
     }
     return { report, folder, reportPath: join(folder, "report", "index.html") };
@@ -149,7 +150,10 @@ async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
   const phases = [...before, run];
   const isTrained = (phase: PlannedPhase) => existsSync(join(runPath(root, phase.hash), "result.json"));
   options.onRun?.({ arm, seed, index, count, reused: phases.every(isTrained) });
-  if (phases.every(isTrained) && missing().length === 0) return;
+  if (phases.every(isTrained) && missing().length === 0) {
+    for (const phase of phases) tidy(runPath(root, phase.hash)); // a kill may have come before that
+    return;
+  }
   // A backend for each run: the memory of one arm does not stay with the next.
   const backend = openBackend({ threads }, announce);
   try {
@@ -167,7 +171,7 @@ async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
       const measured: Measured = await measureNamed(name).run(context);
       await writeFileAtomic(measurePath(path, name, prunedTo), `${JSON.stringify(measured)}\n`);
     }
-    for (const phase of phases) dropOptimizer(runPath(root, phase.hash));
+    for (const phase of phases) tidy(runPath(root, phase.hash));
   } finally {
     backend.close();
   }

@@ -1,8 +1,9 @@
 // The run folders that experiments share: where they are, what they hold when a run is finished, and what is thrown away.
 // Not here: what is in a run folder besides (train/runFolder.ts).
 
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { removeLeftovers } from "../checkpoint/atomic.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedRun } from "./arms.ts";
@@ -111,11 +112,20 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** A finished run never goes on, and its optimiser's state is two thirds of its size. The models stay. */
-export function dropOptimizer(path: string): void {
+/**
+ * Throws away what a finished run does not need: its optimiser's state, two thirds of its size, and files that a kill left
+ * half written. The models stay.
+ */
+export function tidy(path: string): void {
   for (const checkpoint of RunFolder.open(path).checkpoints()) {
     rmSync(join(checkpoint.path, "optimizer.safetensors"), { force: true });
   }
+  const measures = join(path, "measures");
+  const folders = [path, measures].filter((folder) => existsSync(folder));
+  for (const entry of existsSync(measures) ? readdirSync(measures, { withFileTypes: true }) : []) {
+    if (entry.isDirectory()) folders.push(join(measures, entry.name));
+  }
+  for (const folder of folders) removeLeftovers(folder);
 }
 
 export function readJson<T>(path: string): T {

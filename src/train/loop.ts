@@ -100,6 +100,10 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
     const config = resolveTrainConfig(input, prepared.tokenizer.vocabSize);
     const trainer = new Trainer(config, prepared.dataset, backend);
     try {
+      if (run.checkpoints().length === 0) {
+        refuseOtherTokenizer(config.startFrom, prepared.tokenizer);
+        trainer.initialise();
+      }
       const record = { ...config, versions: versions(backend) };
       await writeFileAtomic(join(path, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
       started = true;
@@ -116,7 +120,7 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   }
 }
 
-/** Goes from the newest checkpoint, if there is one, to the last step. */
+/** Goes from the newest checkpoint, or from the first weights that the trainer has, to the last step. */
 async function runSteps(
   run: RunFolder,
   trainer: Trainer,
@@ -131,9 +135,6 @@ async function runSteps(
     if (madeBy !== backend.name) {
       announce(`This run was on ${madeBy}; on ${backend.name} it goes on correctly, but not bit for bit.`);
     }
-  } else {
-    refuseOtherTokenizer(config.startFrom, tokenizer);
-    trainer.initialise();
   }
   run.truncateMetrics(trainer.step);
   const validationOf = (limits: { maxTokens?: number; signal?: AbortSignal }) =>
