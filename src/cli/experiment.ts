@@ -61,7 +61,9 @@ async function run(context: Context, file: string | undefined, flags: Experiment
 async function runOverhead({ output, signal }: Context, flags: ExperimentFlags): Promise<void> {
   const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds } = flags;
   if ([validData, tokenizer, tokens, seeds].some((value) => value !== undefined)) {
-    throw new UsageError("overhead measures time: it takes --size, --data, --threads, --root and --resume only.");
+    throw new UsageError(
+      "overhead measures time: it takes --size, --data, --threads, --root and --resume only.",
+    );
   }
   const [{ overhead }, { overheadInWords, overheadTable }] = await Promise.all([
     import("../experiment/overhead.ts"),

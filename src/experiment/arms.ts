@@ -137,7 +137,8 @@ function armInput(
 /** @param before hash of the phase that the run starts from. */
 function hashOf(config: TrainConfig, dataHash: string, before?: string): string {
   const isHashed = ([name, value]: [string, unknown]) =>
-    !WITHOUT_EFFECT.includes(name) && !LATER.some((later) => later === name && value === settings[later].default);
+    !WITHOUT_EFFECT.includes(name) &&
+    !LATER.some((later) => later === name && value === settings[later].default);
   const parts = Object.fromEntries(Object.entries(config).filter(isHashed));
   return createHash("sha256")
     .update(canonical([parts, dataHash, ...(before === undefined ? [] : [before])]))

@@ -94,7 +94,8 @@ function checkPhases(phases: readonly PhaseSpec[], where: string): void {
     if (phase.share === undefined) throw new UsageError(`${at}: share is missing.`);
   });
   const sum = phases.reduce((total, { share }) => total + share, 0);
-  if (Math.abs(sum - 1) > 1e-9) throw new UsageError(`${where}: the shares of its phases add up to ${sum}, not 1.`);
+  if (Math.abs(sum - 1) > 1e-9)
+    throw new UsageError(`${where}: the shares of its phases add up to ${sum}, not 1.`);
 }
 
 function checkKeys(given: unknown, keys: Record<string, Check>, where: string): Record<string, unknown> {

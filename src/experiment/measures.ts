@@ -4,7 +4,7 @@ import { UsageError } from "../errors.ts";
 import type { Measure } from "./measure.ts";
 import { prune, pruneRandom } from "./pruneMeasure.ts";
 
-export type { Measure, Measured, MeasureContext, Quantity, Sweep } from "./measure.ts";
+export type { Measure, MeasureContext, Measured, Quantity, Sweep } from "./measure.ts";
 
 /** Neurons of all layers by their keep rate relative to K / F, added up. */
 export interface UseDetail {

@@ -72,7 +72,13 @@ export async function overhead(
       );
       decoded.push(
         await once(join(folder, "cases", `decode-${width}.json`), () =>
-          benchDecode({ ...common, command, neurons: [overheadShare], dtypes: ["bf16"], batches: plan.batches }),
+          benchDecode({
+            ...common,
+            command,
+            neurons: [overheadShare],
+            dtypes: ["bf16"],
+            batches: plan.batches,
+          }),
         ),
       );
     }

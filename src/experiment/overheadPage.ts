@@ -32,8 +32,20 @@ export function overheadTable({ rows, margin, rounds }: OverheadReport): Table {
       { key: "width", label: "D", align: "right", format: String },
       { key: "parameters", label: "Parameters", align: "right" },
       { key: "kept", label: "K of F", align: "left" },
-      { key: "ratio", label: "Time ratio", align: "right", format: ratio, note: "Mean over rounds of MoNE's time divided by MoE's." },
-      { key: "low", label: "Low", align: "right", format: ratio, note: "Lower end of the 95 % t interval over rounds." },
+      {
+        key: "ratio",
+        label: "Time ratio",
+        align: "right",
+        format: ratio,
+        note: "Mean over rounds of MoNE's time divided by MoE's.",
+      },
+      {
+        key: "low",
+        label: "Low",
+        align: "right",
+        format: ratio,
+        note: "Lower end of the 95 % t interval over rounds.",
+      },
       { key: "high", label: "High", align: "right", format: ratio, note: "Upper end of it." },
       {
         key: "verdict",
@@ -138,7 +150,9 @@ export function overheadPage(report: OverheadReport): string {
               Threads: String(threads),
               Rounds: String(rounds),
               Text: data,
-              Sizes: [...new Set(report.rows.map((row) => `D ${row.width}: ${formatCount(row.parameters)}`))].join("; "),
+              Sizes: [
+                ...new Set(report.rows.map((row) => `D ${row.width}: ${formatCount(row.parameters)}`)),
+              ].join("; "),
             },
           },
         ],

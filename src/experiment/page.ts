@@ -172,7 +172,11 @@ function sweepSection(report: ExperimentReport, sweep: Sweep): Section {
   return {
     heading: sweep.title,
     blocks: [
-      { kind: "figures", figures, caption: `${sweep.note} Bands are 95 % intervals over seeds, of differences paired ones.` },
+      {
+        kind: "figures",
+        figures,
+        caption: `${sweep.note} Bands are 95 % intervals over seeds, of differences paired ones.`,
+      },
       { kind: "table", table: sweepTable(report, sweep) },
     ],
   };

@@ -141,7 +141,9 @@ export function buildReport(
     return {
       name: arm.name,
       description: arm.description ?? "",
-      parameters: countParameters(prunedTo === undefined ? model : { ...model, num_neurons_per_tok: prunedTo }),
+      parameters: countParameters(
+        prunedTo === undefined ? model : { ...model, num_neurons_per_tok: prunedTo },
+      ),
       runs: own.map(({ planned: { seed, hash }, values }) => ({ seed, hash, values })),
       estimates,
       differences,

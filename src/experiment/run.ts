@@ -23,7 +23,7 @@ import { validate } from "../train/validate.ts";
 import { type PlannedPhase, type PlannedRun, planRuns } from "./arms.ts";
 import { experimentData } from "./data.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
-import type { Measured, MeasureContext } from "./measure.ts";
+import type { MeasureContext, Measured } from "./measure.ts";
 import { measureNamed } from "./measures.ts";
 import { buildReport, type ExperimentReport } from "./report.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
@@ -103,8 +103,8 @@ export async function experiment(
     };
     let report = buildReport(whole, plan, root, about);
     for (const [index, run] of plan.entries()) {
-      const about = { index, count: plan.length, prepared, measures: whole.measure };
-      await finish(run, { ...options, ...about, root, announce });
+      const place = { index, count: plan.length, prepared, measures: whole.measure };
+      await finish(run, { ...options, ...place, root, announce });
       if (plan[index + 1]?.seed !== run.seed) {
         report = buildReport(whole, plan, root, about);
         await writeReport(report, join(folder, "report"));
@@ -160,7 +160,12 @@ async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
     for (const [i, phase] of phases.entries()) {
       if (isTrained(phase)) continue;
       const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
-      await trainRun(runPath(root, phase.hash), { ...phase.input, ...(startFrom && { startFrom }) }, backend, options);
+      await trainRun(
+        runPath(root, phase.hash),
+        { ...phase.input, ...(startFrom && { startFrom }) },
+        backend,
+        options,
+      );
     }
     const result = readJson<TrainResult>(join(path, "result.json"));
     const config = resolveTrainConfig(run.input, prepared.tokenizer.vocabSize);
@@ -217,7 +222,13 @@ async function prunedResult(
   const model = new Transformer(readModelConfig(checkpoint), backend);
   try {
     loadParameters(model, checkpoint);
-    const options = { seqLen: config.seqLen, batch: config.batch, bf16: usesBf16(config, backend), kept, signal };
+    const options = {
+      seqLen: config.seqLen,
+      batch: config.batch,
+      bf16: usesBf16(config, backend),
+      kept,
+      signal,
+    };
     return { ...result, validation: await validate(model, prepared.dataset.valid, options) };
   } finally {
     model.close();
@@ -254,7 +265,10 @@ export function experimentStatus(root: string = defaultRoot): ExperimentStatus[]
     }));
 }
 
-function statusOf(root: string, { arm, seed, before = [], ...last }: PlannedRun): ExperimentStatus["runs"][number] {
+function statusOf(
+  root: string,
+  { arm, seed, before = [], ...last }: PlannedRun,
+): ExperimentStatus["runs"][number] {
   const phases = [...before, last];
   const path = runPath(root, last.hash);
   const sum = (of: (phase: PlannedPhase) => number) => phases.reduce((total, phase) => total + of(phase), 0);

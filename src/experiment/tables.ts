@@ -123,7 +123,10 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
 }
 
 /** A sweep: one line a setting and arm, the arm's value beside its difference from its reference. */
-export function sweepTable({ arms, quantities }: ExperimentReport, { name, title, x, y, percent, note }: Sweep): Table {
+export function sweepTable(
+  { arms, quantities }: ExperimentReport,
+  { name, title, x, y, percent, note }: Sweep,
+): Table {
   const settings = quantities
     .filter(({ at }) => at?.sweep === name)
     .sort((a, b) => (b.at?.x ?? 0) - (a.at?.x ?? 0));
@@ -137,8 +140,19 @@ export function sweepTable({ arms, quantities }: ExperimentReport, { name, title
         note,
       },
       { key: "arm", label: "Arm", align: "left" },
-      { key: "value", label: y[0].toUpperCase() + y.slice(1), align: "right", note: "Mean \u00b1 half of the t interval." },
-      { key: "difference", label: "Difference", align: "right", format: signed, note: "Paired mean of arm minus reference." },
+      {
+        key: "value",
+        label: y[0].toUpperCase() + y.slice(1),
+        align: "right",
+        note: "Mean \u00b1 half of the t interval.",
+      },
+      {
+        key: "difference",
+        label: "Difference",
+        align: "right",
+        format: signed,
+        note: "Paired mean of arm minus reference.",
+      },
       { key: "low", label: "Low", align: "right", format: signed, note: "Lower end of the 95 % interval." },
       { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
       {
@@ -162,7 +176,8 @@ export function sweepTable({ arms, quantities }: ExperimentReport, { name, title
             arm: arm.name,
             value: spread(estimate, digits),
             difference: mean,
-            ...(mean !== undefined && halfWidth !== undefined && { low: mean - halfWidth, high: mean + halfWidth }),
+            ...(mean !== undefined &&
+              halfWidth !== undefined && { low: mean - halfWidth, high: mean + halfWidth }),
             holm,
             verdict: difference ? verdictInWords(difference) : "",
           },

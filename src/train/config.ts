@@ -103,7 +103,10 @@ export interface TrainConfig extends Settings {
 export type TrainConfigInput = Partial<Settings> & { readonly model?: Partial<ModelConfig> };
 
 /** Whether large products round their operands to bf16 on this backend. */
-export function usesBf16({ dtype }: Pick<TrainConfig, "dtype">, { nativeBf16 }: { nativeBf16: boolean }): boolean {
+export function usesBf16(
+  { dtype }: Pick<TrainConfig, "dtype">,
+  { nativeBf16 }: { nativeBf16: boolean },
+): boolean {
   return dtype === "bf16" || (dtype === "auto" && nativeBf16);
 }
 

@@ -188,8 +188,10 @@ const dense: ExperimentSpec = {
   name: "dense",
   title: "K/F for a plain SwiGLU transformer",
   question: "Without experts, how does the loss grow as fewer neurons of each layer act?",
-  base: { model: { num_experts: 0 } },
-  arms: [{ name: "dense", description: "K = F: every neuron acts.", neurons: 1 }, ...shares],
+  // In the arms: a size's number of experts would win over one in the base.
+  arms: [{ name: "dense", description: "K = F: every neuron acts.", neurons: 1 }, ...shares].map(
+    (arm): ArmSpec => ({ ...arm, change: { model: { num_experts: 0 } } }),
+  ),
   sizes: sizes(2_000_000),
 };
 
@@ -228,7 +230,8 @@ const convert: ExperimentSpec = {
     },
     {
       name: "MoE, then K = F/4",
-      description: "A MoE for half of the tokens, then K = F/4 at once, with the learning rates of the arm with steps.",
+      description:
+        "A MoE for half of the tokens, then K = F/4 at once, with the learning rates of the arm with steps.",
       phases: [
         { share: 0.5, neurons: 1 },
         { share: 0.25, neurons: 0.25, change: steady },
