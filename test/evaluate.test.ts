@@ -19,6 +19,7 @@ import { RequestLog } from "../src/evaluate/requestLog.ts";
 import { harnessResults, sampleLines } from "../src/evaluate/results.ts";
 import type { Row } from "../src/evaluate/task.ts";
 import { encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
+import type { DecoderOptions } from "../src/infer/decoder.ts";
 import { LanguageModel } from "../src/infer/languageModel.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
@@ -101,6 +102,39 @@ describe("log-likelihoods", () => {
     test(`${batch} groups at a time are what each request gives alone`, () =>
       assertStraightforward(groups, { batch }));
   }
+
+  test("what groups begin with alike is computed once a slot, to the same bits", async () => {
+    const examples = "Q: one?\nA: two\n\nQ: three?\nA: four\n\n";
+    const questions = Array.from({ length: 9 }, (_, n) =>
+      ["yes", "no"].map((choice) => pair(`${examples}Q: is it ${n * n * 7}?\nA:`, ` ${choice}`)),
+    );
+    // Between them some that begin otherwise, and one whose answer begins inside the examples.
+    const mixed = [...questions.slice(0, 5), ...groups, ...questions.slice(5), [pair("Q: one?", "\nA: two")]];
+    await assertStraightforward(mixed, { batch: 2 });
+    const alone = await Promise.all(mixed.map((group) => logLikelihoods(model, [group])));
+    assert.deepEqual(
+      await logLikelihoods(model, mixed, { batch: 3 }),
+      alone.map(([answers]) => answers),
+    );
+    let rows = 0;
+    const counting = {
+      config: model.config,
+      model: model.model,
+      decoder(options: DecoderOptions) {
+        const decoder = model.decoder(options);
+        const score = decoder.score.bind(decoder);
+        decoder.score = (entries) => {
+          for (const { ids } of entries) rows += ids.length;
+          return score(entries);
+        };
+        return decoder;
+      },
+    };
+    await logLikelihoods(counting as unknown as LanguageModel, questions, { batch: 2 });
+    const prefix = encodePair(model.tokenizer, examples, "Q").context.length;
+    const whole = questions.reduce((sum, [first]) => sum + first.context.length, 0);
+    assert.ok(rows < whole - 6 * prefix, `${rows} rows, of ${whole} without sharing`);
+  });
 
   test("they are those of transformers", async () => {
     const golden = SafetensorsFile.open(fixture("hf/qwen3_moe/expected.safetensors"));

@@ -2,15 +2,19 @@
 // every shipped experiment runs in its smoke size.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { planRuns } from "../src/experiment/arms.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "../src/experiment/file.ts";
+import { overhead } from "../src/experiment/overhead.ts";
+import { prunableShare, prunedShares } from "../src/experiment/pruneMeasure.ts";
 import type { ExperimentReport } from "../src/experiment/report.ts";
 import { type ExperimentOptions, experiment, experimentStatus } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
+import { resultTable, sweepTable } from "../src/experiment/tables.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
 import { writeToyText } from "./support/tinyRun.ts";
@@ -38,6 +42,15 @@ test("what is wrong with a file is said in one sentence that names the place", (
     [{ name: "x", arms, seeds: [1, 1] }, /seeds must be a list of different integers/],
     [{ name: "x", arms, measure: ["taste"] }, /measure must be a list of measures \(loss, use/],
     [{ name: "x", arms, sizes: { small: { arms: [] } } }, /size small: unknown key "arms"/],
+    [
+      { name: "x", arms: [{ name: "a", phases: [{ share: 0.5 }] }] },
+      /arm 1: the shares of its phases add up to 0.5/,
+    ],
+    [{ name: "x", arms: [{ name: "a", phases: [{ neurons: 1 }] }] }, /arm 1, phase 1: share is missing/],
+    [
+      { name: "x", arms: [{ name: "a", phases: [{ share: 1, neuron: 1 }] }] },
+      /phase 1: unknown key "neuron"/,
+    ],
   ];
   for (const [content, expected] of cases)
     assert.throws(() => checkExperiment(content, "file.yaml"), expected);
@@ -80,6 +93,8 @@ test("the arms are what their names say: half, and equal, activated parameters",
   assert.deepEqual(new Set(activated("equal")), new Set([moe]));
   const [first, ...finer] = activated("granularity").filter((_, i) => i % 2 === 0);
   for (const count of finer) assert.equal(count, first);
+  const dense = sizedExperiment(shippedExperiments.find(({ name }) => name === "dense")!, "small");
+  for (const { input } of planRuns(dense, 4096, "data")) assert.equal(input.model!.num_experts, 0);
 });
 
 test("runs go seed by seed, and equal configurations have equal hashes", () => {
@@ -96,6 +111,65 @@ test("runs go seed by seed, and equal configurations have equal hashes", () => {
     planRuns(sizedExperiment(shippedExperiments[0], "smoke"), 257, "other")[0].hash,
     plan("half")[0].hash,
   );
+});
+
+test("hashes are those of earlier versions, so that their runs are still good", () => {
+  // From the version before phases and pruning (002deae).
+  const known = [
+    ["half", "smoke", "03c475c2692f8b8a"],
+    ["half", "small", "ee4d68714f958433"],
+    ["equal", "smoke", "f40e5f4189994e91"],
+    ["equal", "small", "2fd6e105e6dc3401"],
+    ["balance", "smoke", "f23db75d78cb7ee6"],
+    ["balance", "small", "99c0e5e34c9bde72"],
+    ["ratio", "smoke", "6ab33e8504f9d39d"],
+    ["ratio", "small", "a5e951a5018ad158"],
+    ["activation", "smoke", "c51247541785e7a1"],
+    ["activation", "small", "e66665b35063a346"],
+    ["granularity", "smoke", "14fb29de144d4572"],
+    ["granularity", "small", "f4513d0dcdd365bb"],
+  ] as const;
+  for (const [name, size, hash] of known) {
+    const sized = sizedExperiment(shippedExperiments.find((one) => one.name === name)!, size);
+    const all = planRuns(sized, 4096, "data").map((run) => run.hash);
+    assert.equal(createHash("sha256").update(all.join()).digest("hex").slice(0, 16), hash, `${name} ${size}`);
+  }
+});
+
+test("phases follow each other in weights and data, add up to the run's tokens, and are shared", () => {
+  const sized = sizedExperiment(shippedExperiments.find(({ name }) => name === "convert")!, "small");
+  const plan = planRuns(sized, 4096, "data").filter(({ seed }) => seed === 1);
+  const stepsOf = ({ input }: { input: { steps?: number } }) => input.steps;
+  const [scratch, steps, once, continued, moe, pruned] = plan;
+  assert.deepEqual([...steps.before!, steps].map(stepsOf), [244, 122, 122]);
+  assert.equal(scratch.input.steps, 488);
+  assert.equal(steps.input.startSequence, (244 + 122) * 16);
+  assert.equal(steps.before![0].hash, once.before![0].hash);
+  assert.equal(steps.before![0].hash, continued.before![0].hash);
+  assert.equal(new Set([scratch, steps, once, continued, moe].map(({ hash }) => hash)).size, 5);
+  assert.equal(pruned.hash, moe.hash);
+  assert.deepEqual([moe.prunedTo, pruned.prunedTo], [undefined, 48]);
+  assert.equal(steps.input.model!.num_neurons_per_tok, 48);
+  // The same settings after another first phase are another run.
+  assert.notEqual(once.hash, steps.hash);
+  const ratio = planRuns(
+    sizedExperiment(shippedExperiments.find(({ name }) => name === "ratio")!, "small"),
+    4096,
+    "data",
+  );
+  assert.equal(moe.hash, ratio[0].hash);
+  assert.equal(scratch.hash, ratio[2].hash);
+});
+
+test("how much can be pruned is found between the measured shares", () => {
+  const losses = [
+    [100, 2],
+    [50, 2.01],
+    [25, 2.03],
+    [200, 5], // above its own K: does not count
+  ] as const;
+  assert.ok(Math.abs(prunableShare(losses, 100)! - (1 - 37.5 / 100)) < 1e-12);
+  assert.equal(prunableShare(losses.slice(0, 2), 100), undefined);
 });
 
 test("interrupted at any moment and resumed, the report is the same; finished runs are not trained again", async () => {
@@ -140,6 +214,119 @@ test("interrupted at any moment and resumed, the report is the same; finished ru
   });
   assert.equal(steps, 12 * 8, "only the new seed was trained");
   assert.equal(more.report.arms[1].differences.loss.count, 3);
+});
+
+test("convert: stopped in any phase and resumed, the report is the same, and phases are done once", async () => {
+  const size = { size: "smoke", tokens: 512, seeds: [1, 2], ...quiet } as const;
+  let steps = 0;
+  const { report } = await experiment("convert", {
+    ...size,
+    root: join(folder, "phases"),
+    onStep: () => steps++,
+  });
+  // Per seed: two whole runs, half a MoE once, and three times the other half.
+  const once = steps;
+  assert.equal(once, 2 * (8 + 8 + 4 + 3 * 4));
+  const root = join(folder, "phases-cut");
+  steps = 0;
+  for (let cuts = 0; ; cuts++) {
+    const controller = new AbortController();
+    const limit = 2 + 2 * cuts;
+    let here = 0;
+    const onStep = () => {
+      steps++;
+      if (++here === limit) controller.abort(new Error("cut"));
+    };
+    try {
+      const again = await experiment("convert", {
+        ...size,
+        root,
+        resume: cuts > 0,
+        signal: controller.signal,
+        onStep,
+      });
+      assert.ok(cuts >= 3, "it was cut several times");
+      assert.deepEqual(timeless(again.report), timeless(report));
+      break;
+    } catch (error) {
+      assert.match((error as Error).message, /^cut$/);
+    }
+  }
+  assert.equal(steps, once, "no step was done twice");
+  const arm = (name: string) => report.arms.find((one) => one.name === name)!;
+  assert.deepEqual(
+    arm("MoE, then K = F/2, F/4").curves.validation.map(([step]) => step),
+    [2, 4, 6, 8],
+    "phases are one curve",
+  );
+  const pruned = arm("MoE, pruned to K = F/4");
+  assert.deepEqual(pruned.curves.training, []);
+  assert.notEqual(pruned.estimates.loss.mean, arm("MoE").estimates.loss.mean);
+  assert.equal(pruned.parameters.activatedWithGate, arm("MoNE from scratch").parameters.activatedWithGate);
+  assert.equal(pruned.cost!.seconds, arm("MoE").cost!.seconds);
+});
+
+test("after: with all its neurons a model has the loss of its run, and fewer or random ones give another", async () => {
+  const { report, folder: at } = await experiment("after", {
+    ...quiet,
+    size: "smoke",
+    root: join(folder, "after"),
+  });
+  const [moe, mone] = report.arms;
+  for (const [i, { values }] of moe.runs.entries()) {
+    assert.equal(values.prune_0, values.loss);
+    assert.equal(mone.runs[i].values.prune_75, mone.runs[i].values.loss);
+    assert.ok(Math.abs(values["prune-random_0"] - values.loss) < 1e-2, "f32 and bf16 are near each other");
+    assert.equal(new Set(prunedShares.map((share) => values[`prune_${share * 100}`])).size, 7, "K = 2 twice");
+    assert.notEqual(values["prune-random_75"], values.prune_75);
+  }
+  assert.deepEqual(
+    report.sweeps.map(({ name }) => name),
+    ["prune", "prune-random"],
+  );
+  const tested = prunedShares.map((share) => mone.differences[`prune_${share * 100}`]);
+  assert.ok(tested.every(({ count }) => count === 2));
+  // Corrected over all settings of the sweep: the smallest of eight p values times eight.
+  const least = Math.min(...tested.map(({ p }) => p!));
+  assert.ok(Math.abs(Math.min(...tested.map(({ holm }) => holm!)) - Math.min(1, 8 * least)) < 1e-12);
+  const page = readFileSync(join(at, "report", "index.html"), "utf8");
+  assert.match(page, /Pruned after training, by the gate value/);
+  assert.doesNotMatch(page, /NaN|undefined/);
+  const table = sweepTable(report, report.sweeps[0]);
+  assert.equal(table.rows.length, 2 * prunedShares.length);
+  assert.equal(
+    resultTable(report).columns.some(({ key }) => key === "prune_50"),
+    false,
+  );
+  assert.match(readFileSync(join(at, "report", "differences.csv"), "utf8"), /50 % pruned at random/);
+});
+
+test("overhead: smoke size, resumed from what is measured, with its report", async () => {
+  const root = join(folder, "overhead");
+  const { report, folder: at } = await overhead({ root, size: "smoke", threads: 1, announce: () => {} });
+  assert.deepEqual(
+    report.rows.map(({ work, width }) => `${work} ${width}`),
+    [
+      "training step 32",
+      "training step 64",
+      "decoding, 1 sequence 32",
+      "decoding, 2 sequences 32",
+      "decoding, 1 sequence 64",
+      "decoding, 2 sequences 64",
+    ],
+  );
+  for (const { ratios, difference } of report.rows) {
+    assert.equal(ratios.length, 2);
+    assert.ok(ratios.every((ratio) => ratio > 0));
+    assert.ok(Math.abs(difference.mean - ((ratios[0] + ratios[1]) / 2 - 1)) < 1e-12);
+  }
+  const page = readFileSync(join(at, "report", "index.html"), "utf8");
+  assert.match(page, /its figures mean nothing/);
+  assert.doesNotMatch(page, /NaN|undefined/);
+  await assert.rejects(overhead({ root, size: "smoke" }), /add --resume/);
+  await assert.rejects(overhead({ root, size: "huge" }), /there are smoke, small/);
+  // Nothing is measured again: the numbers are the same.
+  assert.deepEqual((await overhead({ root, size: "smoke", resume: true })).report, report);
 });
 
 test("every shipped experiment runs in its smoke size, sharing runs, and reports in every form", async () => {

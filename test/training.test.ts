@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -213,6 +213,37 @@ test("kill -9 at 20 random moments: the run resumes to the same end, bit for bit
   assert.equal(weights(out), weights(whole.out!));
 });
 
+test("a run starts from another one's weights, with fewer neurons and further on in the data", async () => {
+  const model = { ...tinyRun.model, num_neurons_per_tok: null };
+  const first = newRun({ model, steps: 8 });
+  const { validation } = await train(first);
+  const next = { startFrom: first.out, startSequence: 8 * 4, learningRate: 0, weightDecay: 0, warmup: 0 };
+  const still = newRun({ ...next, model, steps: 2 });
+  assert.equal((await train(still)).validation.loss, validation.loss, "nothing was learnt, nothing changed");
+  // The ninth step of one run and the first of a run that skips what eight steps saw meet the same batch.
+  const whole = newRun({ model, steps: 9, learningRate: 0, weightDecay: 0, warmup: 0 });
+  const skipping = newRun({ ...next, startFrom: undefined, model, steps: 1 });
+  for (const run of [whole, skipping]) await train(run);
+  const lastLoss = (run: TrainOptions) => RunFolder.open(run.out!).readMetrics().at(-1)!.loss;
+  assert.equal(lastLoss(skipping), lastLoss(whole));
+
+  const fewer = newRun({ startFrom: first.out, startSequence: 8 * 4, steps: 16 });
+  const controller = new AbortController();
+  const stop = ({ step }: MetricsRecord) => step === 5 && controller.abort(new Error("stop"));
+  await assert.rejects(train({ ...fewer, signal: controller.signal, onStep: stop }), /stop/);
+  const { out, announce, threads } = fewer;
+  const resumed = await train({ out, announce, threads, resume: true });
+  assert.ok(resumed.validation.neuronUse, "it is a MoNE now");
+  const uninterrupted = newRun({ startFrom: first.out, startSequence: 8 * 4, steps: 16 });
+  assert.equal((await train(uninterrupted)).validation.loss, resumed.validation.loss);
+
+  const wrong = newRun({ startFrom: first.out, tokenizer: "bpe:260" });
+  await assert.rejects(train(wrong), /has another tokenizer than this run/);
+  const wider = newRun({ startFrom: first.out, model: { ...model, moe_intermediate_size: 64 } });
+  await assert.rejects(train(wider), /has shape \[32,32\], but config.json asks for \[64,32\]/);
+  for (const { out } of [wrong, wider]) assert.ok(!existsSync(out!), "no folder is left");
+});
+
 test("a loss that is not finite stops the run and says where", async () => {
   const options = newRun({ learningRate: 1e20, warmup: 0, clip: 0, checkpointEvery: 1 });
   await assert.rejects(train(options), (error: Error) => {
@@ -228,6 +259,7 @@ test("a loss that is not finite stops the run and says where", async () => {
 test("bad input leaves no folder behind and says what is wrong", async () => {
   const cases: [TrainOptions, RegExp][] = [
     [{ data: join(folder, "missing.txt") }, /missing\.txt/],
+    [{ startFrom: join(folder, "no-model") }, /there is no model at .*no-model/],
     [
       { model: { ...tinyRun.model, num_neurons_per_tok: 33 } },
       /num_neurons_per_tok must be an integer from 1 to the expert width 32/,

@@ -33,6 +33,8 @@ export interface BatchSpeed {
   readonly batch: number;
   /** Of all sequences together. */
   readonly tokensPerSecond: Spread;
+  /** The same, round by round: rows of a case took turns. */
+  readonly rounds: readonly number[];
 }
 
 export interface DecodeRow {
@@ -184,9 +186,8 @@ function rowOf(
   turns: readonly Turn[],
   { prompt, flops }: { prompt: number; flops: number },
 ): DecodeRow {
-  const speedAt = (batch: number) =>
-    spreadOf(turns.map(({ steps }) => batch / (steps.get(batch) ?? Number.NaN)));
-  const tokensPerSecond = speedAt(1);
+  const roundsAt = (batch: number) => turns.map(({ steps }) => batch / (steps.get(batch) ?? Number.NaN));
+  const tokensPerSecond = spreadOf(roundsAt(1));
   const gigabytesPerSecond = (bytesPerToken * tokensPerSecond.median) / 1e9;
   const prefillPerSecond = spreadOf(turns.map(({ prefill }) => prompt / prefill));
   return {
@@ -202,6 +203,6 @@ function rowOf(
     prefillGigaflops: (flops * prefillPerSecond.median) / 1e9,
     batches: [...turns[0].steps.keys()]
       .sort((a, b) => a - b)
-      .map((batch) => ({ batch, tokensPerSecond: speedAt(batch) })),
+      .map((batch) => ({ batch, tokensPerSecond: spreadOf(roundsAt(batch)), rounds: roundsAt(batch) })),
   };
 }

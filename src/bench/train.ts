@@ -31,6 +31,8 @@ export interface TrainBenchOptions extends BenchOptions {
 
 export interface TrainRow extends TrainContender {
   readonly secondsPerStep: Spread;
+  /** Median seconds of a step, round by round: rows of a case took turns. */
+  readonly rounds: readonly number[];
   readonly tokensPerSecond: Spread;
   /** Of the products with all neurons (model/work.ts). */
   readonly gigaflops: number;
@@ -167,6 +169,7 @@ async function timeSize(
       rows.push({
         ...runner.row,
         secondsPerStep,
+        rounds: times[i],
         tokensPerSecond,
         gigaflops,
         shareOfPeak: 0, // known when the machine was measured to the end

@@ -22,6 +22,9 @@ interface ExperimentFlags {
   readonly threads?: number;
 }
 
+/** Not a file of arms and seeds, but run and reported like one (experiment/overhead.ts). */
+const overheadName = "overhead";
+
 const seedList = (text: string) => text.split(",").map(Number);
 
 export function addExperimentCommand(program: Command): void {
@@ -51,7 +54,37 @@ async function run(context: Context, file: string | undefined, flags: Experiment
   if (file === undefined) {
     throw new UsageError("Name a file or a shipped experiment; mone experiment --list shows these.");
   }
-  return runExperiment(context, file, flags);
+  return file === overheadName ? runOverhead(context, flags) : runExperiment(context, file, flags);
+}
+
+/** Measures time instead of training arms, so it has few of the options. */
+async function runOverhead({ output, signal }: Context, flags: ExperimentFlags): Promise<void> {
+  const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds } = flags;
+  if ([validData, tokenizer, tokens, seeds].some((value) => value !== undefined)) {
+    throw new UsageError(
+      "overhead measures time: it takes --size, --data, --threads, --root and --resume only.",
+    );
+  }
+  const [{ overhead }, { overheadInWords, overheadTable }] = await Promise.all([
+    import("../experiment/overhead.ts"),
+    import("../experiment/overheadPage.ts"),
+  ]);
+  const { report, reportPath } = await overhead({
+    size,
+    resume,
+    root,
+    data,
+    threads,
+    signal,
+    onProgress: (task, details) => output.progress.show(task, details),
+    announce: output.note,
+  });
+  output.line();
+  output.table(overheadTable(report));
+  output.line();
+  for (const sentence of overheadInWords(report)) output.line(sentence);
+  output.line(`\nreport: ${reportPath}`);
+  output.json({ ...report, reportPath });
 }
 
 async function runExperiment(
@@ -60,7 +93,7 @@ async function runExperiment(
   flags: ExperimentFlags,
 ): Promise<void> {
   const { defaultRoot, experiment } = await import("../experiment/run.ts");
-  const { differenceTable, reportInWords, resultTable } = await import("../experiment/tables.ts");
+  const { differenceTable, reportInWords, resultTable, sweepTable } = await import("../experiment/tables.ts");
   const { root = defaultRoot, size, resume, list: _list, status: _status, ...rest } = flags;
   let name = "";
   let step: number | undefined;
@@ -89,6 +122,10 @@ async function runExperiment(
     output.line();
     output.table(differenceTable(report));
     output.line();
+    for (const sweep of report.sweeps) {
+      output.table(sweepTable(report, sweep));
+      output.line();
+    }
     for (const sentence of reportInWords(report)) output.line(sentence);
     output.line(`\nreport: ${reportPath}`);
     output.json({ ...report, reportPath });
@@ -107,13 +144,19 @@ async function runExperiment(
 }
 
 async function listShipped({ output }: Context): Promise<void> {
-  const { shippedExperiments } = await import("../experiment/shipped/index.ts");
-  const rows = shippedExperiments.map(({ name, title = "", arms, sizes = {} }) => ({
-    name,
-    arms: arms.length,
-    sizes: Object.keys(sizes).join(", "),
-    title,
-  }));
+  const [{ shippedExperiments }, { overheadSizes, overheadTitle }] = await Promise.all([
+    import("../experiment/shipped/index.ts"),
+    import("../experiment/overheadReport.ts"),
+  ]);
+  const rows = [
+    ...shippedExperiments.map(({ name, title = "", arms, sizes = {} }) => ({
+      name,
+      arms: arms.length,
+      sizes: Object.keys(sizes).join(", "),
+      title,
+    })),
+    { name: overheadName, arms: 2, sizes: Object.keys(overheadSizes).join(", "), title: overheadTitle },
+  ];
   const table: Table = {
     columns: [
       { key: "name", label: "Experiment", align: "left" },

@@ -50,7 +50,7 @@ interface Plan {
 
 /**
  * Log-likelihoods of groups of requests, in their order. Requests of a group should begin alike, as the answers to one
- * question do: what they share is computed once. A continuation that is longer than the model's positions is asked about in
+ * question do: what they share is computed once, and what a group shares with one before it is taken from the cache. A continuation that is longer than the model's positions is asked about in
  * pieces of half of them, each after as much as fits before it.
  * @throws UsageError for a continuation that is empty.
  */
@@ -66,6 +66,7 @@ export async function logLikelihoods(
     .sort((a, b) => b.longest - a.longest || a.group - b.group);
   const answers: LogLikelihood[][] = groups.map(() => []);
   let decoder: Decoder | undefined;
+  let held: Held = [];
   try {
     for (let next = 0; next < plans.length; ) {
       throwIfAborted(signal);
@@ -78,10 +79,11 @@ export async function logLikelihoods(
           slots: slotsFor(model, longest, Math.min(batch, plans.length - next)),
           maxPositions: longest,
         });
+        held = Array.from({ length: decoder.slots }, () => new Uint32Array(0));
       }
       const taken = takeBatch(plans, next, decoder.slots);
       next += taken.length;
-      const results = await askBatch(decoder, taken);
+      const results = await askBatch(decoder, taken, held);
       for (const [n, { group }] of taken.entries()) {
         answers[group] = results[n];
         onGroup?.(group, results[n]);
@@ -106,10 +108,7 @@ function plan(requests: readonly TokenRequest[], group: number, maxLength: numbe
   const questions = requests.flatMap((request, n) => questionsOf(request, n, maxLength));
   const [first, ...others] = questions;
   let shared = first?.input.length ?? 0;
-  for (const { input } of others) {
-    shared = Math.min(shared, input.length);
-    for (let i = 0; i < shared; i++) if (input[i] !== first.input[i]) shared = i;
-  }
+  for (const { input } of others) shared = commonLength(input, first.input, shared);
   const longest = Math.max(1, ...questions.map(({ input }) => input.length));
   return { group, requests: requests.length, questions, shared, longest };
 }
@@ -153,22 +152,58 @@ function takeBatch(plans: readonly Plan[], first: number, slots: number): Plan[]
   return taken;
 }
 
+/** By slot: the tokens whose keys and values its cache holds, from position 0 on. */
+type Held = Uint32Array[];
+
+/** A group in a slot of the cache. */
+interface Placed {
+  readonly plan: Plan;
+  readonly slot: number;
+  /** Rows that the slot holds already, from the group before it, and that nobody asks about. */
+  readonly known: number;
+}
+
+/** Puts each group where the cache holds most of its beginning: examples before questions are often the same. */
+function place(plans: readonly Plan[], held: Held): Placed[] {
+  const free = new Set(held.keys());
+  return plans.map((plan) => {
+    const reach = Math.min(plan.shared, ...plan.questions.map(({ from }) => from));
+    let best = { slot: -1, known: -1 };
+    for (const slot of free) {
+      const known = commonLength(held[slot], plan.questions[0]?.input ?? held[slot], reach);
+      if (known > best.known) best = { slot, known };
+    }
+    free.delete(best.slot);
+    return { plan, ...best };
+  });
+}
+
+/** Tokens that two lists begin with alike, at most `limit`. */
+function commonLength(a: Uint32Array, b: Uint32Array, limit: number): number {
+  const end = Math.min(a.length, b.length, limit);
+  for (let i = 0; i < end; i++) if (a[i] !== b[i]) return i;
+  return end;
+}
+
 /** First what each group shares, then the rest of each member in turn, over the same slot. */
-async function askBatch(decoder: Decoder, plans: readonly Plan[]): Promise<LogLikelihood[][]> {
+async function askBatch(decoder: Decoder, plans: readonly Plan[], held: Held): Promise<LogLikelihood[][]> {
   const sums = plans.map(({ requests }) =>
     Array.from({ length: requests }, () => ({ logLikelihood: 0, greedy: true })),
   );
+  const placed = place(plans, held);
   const members = Math.max(...plans.map(({ questions }) => questions.length));
   for (let member = -1; member < members; member++) {
     const entries: ScoredRows[] = [];
     /** Per entry and target, whose it is. */
     const owners: { logLikelihood: number; greedy: boolean }[][] = [];
-    for (const [slot, { questions, shared }] of plans.entries()) {
+    for (const [group, { plan, slot, known }] of placed.entries()) {
+      const { questions, shared } = plan;
       const asked = member < 0 ? questions : questions.slice(member, member + 1);
-      const [begin, end] = member < 0 ? [0, shared] : [shared, asked[0]?.input.length ?? 0];
+      const [begin, end] = member < 0 ? [known, shared] : [shared, asked[0]?.input.length ?? 0];
+      if (asked.length > 0) held[slot] = asked[0].input.subarray(0, end);
       if (asked.length === 0 || end <= begin) continue;
       const pairs = asked.flatMap(({ request, from, targets }) => {
-        const owner = sums[slot][request];
+        const owner = sums[group][request];
         return Array.from(
           { length: Math.max(0, Math.min(end, from + targets.length) - Math.max(begin, from)) },
           (_, n) => {

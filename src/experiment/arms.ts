@@ -9,13 +9,22 @@ import { presetConfig } from "../model/presets.ts";
 import { resolveTrainConfig, settings, type TrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { ArmSpec, Experiment } from "./spec.ts";
 
-export interface PlannedRun {
-  readonly arm: string;
-  readonly seed: number;
-  /** What `train` is given. */
+/** A run folder. */
+export interface PlannedPhase {
+  /** What `train` is given, without what only the phase before knows: where its weights are. */
   readonly input: TrainConfigInput;
   /** Of everything that decides the result: 16 hexadecimal digits. */
   readonly hash: string;
+}
+
+/** What an arm and seed come to: a run, or the last of several phases. */
+export interface PlannedRun extends PlannedPhase {
+  readonly arm: string;
+  readonly seed: number;
+  /** Phases before the last one, each started from the one before; absent without phases. */
+  readonly before?: readonly PlannedPhase[];
+  /** K when measured, where the arm is pruned after training. */
+  readonly prunedTo?: number;
 }
 
 /** Settings that decide how a run is kept or computed, not what comes out; and those that the data's hash stands for. */
@@ -28,6 +37,8 @@ const WITHOUT_EFFECT = [
   "tokenizer",
   "validShare",
 ];
+/** Settings that are hashed only where they are used: they came later, and the runs from before are still good. */
+const LATER = ["startFrom", "startSequence"] as const;
 
 /**
  * The runs in the order of the queue: seed by seed over all arms, so that whatever is finished when somebody stops is
@@ -36,16 +47,67 @@ const WITHOUT_EFFECT = [
  */
 export function planRuns(experiment: Experiment, vocabSize: number, dataHash: string): PlannedRun[] {
   return experiment.seeds.flatMap((seed) =>
-    experiment.arms.map((arm) => {
-      const input = armInput(experiment, arm, seed, vocabSize);
-      const config = resolveTrainConfig(input, vocabSize, `arm ${arm.name}`);
-      return { arm: arm.name, seed, input, hash: hashOf(config, dataHash) };
+    experiment.arms.map((arm): PlannedRun => {
+      const phases = planPhases(experiment, arm, { seed, vocabSize, dataHash });
+      const last = phases[phases.length - 1];
+      const before = phases.slice(0, -1);
+      const prunedTo = arm.prunedTo === undefined ? undefined : keptOf(arm.prunedTo, last.config);
+      return {
+        arm: arm.name,
+        seed,
+        input: last.input,
+        hash: last.hash,
+        ...(before.length > 0 && { before: before.map(({ input, hash }) => ({ input, hash })) }),
+        ...(prunedTo !== undefined && { prunedTo }),
+      };
     }),
   );
 }
 
+/** One for each phase of the arm, or one in all. */
+function planPhases(
+  experiment: Experiment,
+  arm: ArmSpec,
+  { seed, vocabSize, dataHash }: { seed: number; vocabSize: number; dataHash: string },
+): (PlannedPhase & { config: TrainConfig })[] {
+  const where = `arm ${arm.name}`;
+  if (arm.phases && (arm.change?.steps ?? experiment.base.steps) !== undefined) {
+    throw new UsageError(`${where}: its phases are shares of tokens: leave out steps.`);
+  }
+  const planned: (PlannedPhase & { config: TrainConfig })[] = [];
+  let tokens = 0;
+  let sequences = 0;
+  for (const { share, neurons = arm.neurons, change } of arm.phases ?? [{ share: 1 }]) {
+    const changed = {
+      ...arm,
+      neurons,
+      change: { ...arm.change, ...change, model: { ...arm.change?.model, ...change?.model } },
+    };
+    const rest = planned.length + 1 === arm.phases?.length ? experiment.tokens - tokens : undefined;
+    const own = rest ?? share * experiment.tokens;
+    const start = sequences === 0 ? {} : { startSequence: sequences };
+    const input = { ...armInput(experiment, changed, { seed, vocabSize, tokens: own }), ...start };
+    const config = resolveTrainConfig(input, vocabSize, where);
+    planned.push({ input, config, hash: hashOf(config, dataHash, planned.at(-1)?.hash) });
+    const done = config.steps * config.batch * config.accumulation;
+    sequences += done;
+    tokens += done * config.seqLen;
+  }
+  return planned;
+}
+
+/** K from a share or count of an experiment's file, in which 1 is all neurons: its arms are shares. */
+function keptOf(neurons: number, { model }: TrainConfig): number {
+  const width = expertWidth(model);
+  return neurons === 1 ? width : countOfNeurons(neurons, width);
+}
+
 /** The settings of one run. */
-function armInput(experiment: Experiment, arm: ArmSpec, seed: number, vocabSize: number): TrainConfigInput {
+function armInput(
+  experiment: Experiment,
+  arm: ArmSpec,
+  { seed, vocabSize, tokens }: { seed: number; vocabSize: number; tokens: number },
+): TrainConfigInput {
   const where = `arm ${arm.name}`;
   const { base } = experiment;
   const preset = presetConfig(arm.change?.preset ?? base.preset ?? settings.preset.default);
@@ -62,22 +124,24 @@ function armInput(experiment: Experiment, arm: ArmSpec, seed: number, vocabSize:
   const merged = { ...base, ...arm.change, seed, model };
   const resolved = resolveTrainConfig(merged, vocabSize, where);
   if (arm.neurons !== undefined) {
-    const width = expertWidth(resolved.model);
-    // In an experiment's file 1 is all neurons: its arms are shares.
-    const kept = arm.neurons === 1 ? width : countOfNeurons(arm.neurons, width);
-    model.num_neurons_per_tok = kept === width ? null : kept;
+    const kept = keptOf(arm.neurons, resolved);
+    model.num_neurons_per_tok = kept === expertWidth(resolved.model) ? null : kept;
   }
   const { batch, accumulation, seqLen } = resolved;
-  const steps = merged.steps ?? Math.max(1, Math.floor(experiment.tokens / (batch * accumulation * seqLen)));
+  const steps = merged.steps ?? Math.max(1, Math.floor(tokens / (batch * accumulation * seqLen)));
   const validEvery = merged.validEvery ?? Math.max(1, Math.floor(steps / 10));
   const { data: _data, tokenizer: _tokenizer, validShare: _share, ...others } = merged;
   return { keepCheckpoints: 1, checkpointEvery: 100, ...others, steps, validEvery };
 }
 
-function hashOf(config: TrainConfig, dataHash: string): string {
-  const parts = Object.entries(config).filter(([name]) => !WITHOUT_EFFECT.includes(name));
+/** @param before hash of the phase that the run starts from. */
+function hashOf(config: TrainConfig, dataHash: string, before?: string): string {
+  const isHashed = ([name, value]: [string, unknown]) =>
+    !WITHOUT_EFFECT.includes(name) &&
+    !LATER.some((later) => later === name && value === settings[later].default);
+  const parts = Object.fromEntries(Object.entries(config).filter(isHashed));
   return createHash("sha256")
-    .update(canonical([Object.fromEntries(parts), dataHash]))
+    .update(canonical([parts, dataHash, ...(before === undefined ? [] : [before])]))
     .digest("hex")
     .slice(0, 16);
 }

@@ -9,7 +9,7 @@ import { errorCode } from "../checkpoint/atomic.ts";
 import { nearest, UsageError } from "../errors.ts";
 import { measureNames } from "./measures.ts";
 import { shippedExperiments } from "./shipped/index.ts";
-import type { ArmSpec, Experiment, ExperimentSize, ExperimentSpec } from "./spec.ts";
+import type { ArmSpec, Experiment, ExperimentSize, ExperimentSpec, PhaseSpec } from "./spec.ts";
 
 type Check = readonly [is: (value: unknown) => boolean, must: string];
 
@@ -58,6 +58,11 @@ const specKeys: Record<keyof ExperimentSpec, Check> = {
   sizes: mapping,
 };
 
+const neurons: Check = [
+  (value) => typeof value === "number" && value > 0,
+  "must be a share above 0 and up to 1, or a count",
+];
+
 const armKeys: Record<keyof ArmSpec, Check> = {
   name: text,
   description: text,
@@ -70,12 +75,28 @@ const armKeys: Record<keyof ArmSpec, Check> = {
       Object.values(value.model ?? {}).every((factor) => typeof factor === "number" && factor > 0),
     "must have factors above 0 under model",
   ],
-  neurons: [
-    (value) => typeof value === "number" && value > 0,
-    "must be a share above 0 and up to 1, or a count",
-  ],
+  neurons,
+  phases: [listOf(isMapping), "must be a list of phases"],
+  prunedTo: neurons,
   against: text,
 };
+
+const phaseKeys: Record<keyof PhaseSpec, Check> = {
+  share: [(value) => isShare(value) || value === 1, "must be a number above 0 and up to 1"],
+  neurons,
+  change: mapping,
+};
+
+function checkPhases(phases: readonly PhaseSpec[], where: string): void {
+  phases.forEach((phase, index) => {
+    const at = `${where}, phase ${index + 1}`;
+    checkKeys(phase, phaseKeys, at);
+    if (phase.share === undefined) throw new UsageError(`${at}: share is missing.`);
+  });
+  const sum = phases.reduce((total, { share }) => total + share, 0);
+  if (Math.abs(sum - 1) > 1e-9)
+    throw new UsageError(`${where}: the shares of its phases add up to ${sum}, not 1.`);
+}
 
 function checkKeys(given: unknown, keys: Record<string, Check>, where: string): Record<string, unknown> {
   if (!isMapping(given))
@@ -102,6 +123,7 @@ export function checkExperiment(given: unknown, where: string): ExperimentSpec {
     const at = `${where}, arm ${index + 1}`;
     checkKeys(arm, armKeys, at);
     if (arm.name === undefined) throw new UsageError(`${at}: name is missing.`);
+    if (arm.phases) checkPhases(arm.phases, at);
     if (spec.arms.findIndex(({ name }) => name === arm.name) < index) {
       throw new UsageError(`${at}: there is an arm "${arm.name}" already; name it otherwise.`);
     }

@@ -1,40 +1,10 @@
-// What is measured after training, by name. A measure reads a finished run (its result, its model folder) and gives numbers;
-// they are kept in the run folder, so a measure that is added later works on finished runs. New ones register here.
+// What is measured after training, by name; new measures register here. Not here: what a measure is (measure.ts).
 
-import type { Backend } from "../backends/backend.ts";
 import { UsageError } from "../errors.ts";
-import type { PreparedData } from "../train/data.ts";
-import type { TrainResult } from "../train/loop.ts";
+import type { Measure } from "./measure.ts";
+import { prune, pruneRandom } from "./pruneMeasure.ts";
 
-/** A number that a measure gives. */
-export interface Quantity {
-  readonly key: string;
-  readonly label: string;
-  /** Which direction is good; a quantity without one gets no verdict. */
-  readonly better?: "lower" | "higher";
-  readonly note: string;
-}
-
-export interface MeasureContext {
-  readonly result: TrainResult;
-  /** The model after the last step. */
-  readonly checkpoint: string;
-  readonly prepared: PreparedData;
-  readonly backend: Backend;
-  readonly signal?: AbortSignal;
-}
-
-export interface Measured {
-  /** By key of a quantity; one that does not apply to this model is absent. */
-  readonly values: Readonly<Record<string, number>>;
-  /** Anything else worth keeping, as JSON. */
-  readonly detail?: unknown;
-}
-
-export interface Measure {
-  readonly quantities: readonly Quantity[];
-  run(context: MeasureContext): Promise<Measured>;
-}
+export type { Measure, MeasureContext, Measured, Quantity, Sweep } from "./measure.ts";
 
 /** Neurons of all layers by their keep rate relative to K / F, added up. */
 export interface UseDetail {
@@ -100,6 +70,8 @@ const use: Measure = {
 const measures = new Map<string, Measure>([
   ["loss", loss],
   ["use", use],
+  ["prune", prune],
+  ["prune-random", pruneRandom],
 ]);
 
 export function measureNames(): string[] {

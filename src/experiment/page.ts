@@ -5,7 +5,9 @@ import { formatCount } from "../report/format.ts";
 import { type Interval, intervalPlot } from "../report/intervals.ts";
 import { type Block, renderPage, type Section } from "../report/page.ts";
 import { barPlot, linePlot, type Series } from "../report/plot.ts";
+import type { Sweep } from "./measure.ts";
 import type { ArmReport, CurvePoint, ExperimentReport } from "./report.ts";
+import type { Estimate } from "./statistics.ts";
 import {
   costTable,
   differenceTable,
@@ -13,6 +15,7 @@ import {
   reportInWords,
   resultTable,
   runsTable,
+  sweepTable,
 } from "./tables.ts";
 
 /** More lines than this cannot be told apart in one plot. */
@@ -26,6 +29,7 @@ export function experimentPage(report: ExperimentReport): string {
     generatedAt: finishedAt,
     sections: [
       result(report),
+      ...report.sweeps.map((sweep) => sweepSection(report, sweep)),
       curves(report),
       neuronUse(arms),
       cost(report),
@@ -124,6 +128,56 @@ function curves({ arms }: ExperimentReport): Section {
           "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals of the paired difference. Vertical axes do not begin at 0.",
         ],
       },
+    ],
+  };
+}
+
+/** Lines over the settings, and of the differences from the reference; then all of it as a table. */
+function sweepSection(report: ExperimentReport, sweep: Sweep): Section {
+  const { arms } = report;
+  const settings = report.quantities
+    .flatMap(({ key, at }) => (at?.sweep === sweep.name ? [{ key, x: at.x }] : []))
+    .sort((a, b) => a.x - b.x);
+  const lines = (group: readonly ArmReport[], of: (arm: ArmReport, key: string) => Estimate | undefined) =>
+    group.flatMap((arm): Series[] => {
+      const points = settings.flatMap(({ key, x }) => {
+        const value = of(arm, key);
+        return value ? [{ x, ...value }] : [];
+      });
+      if (points.length === 0) return [];
+      return [
+        {
+          name: arm.name,
+          colour: arms.indexOf(arm),
+          dots: true,
+          points: points.map(({ x, mean }) => [x, mean]),
+          band: points.map(({ x, mean, halfWidth = 0 }) => [x, mean - halfWidth, mean + halfWidth]),
+        },
+      ];
+    });
+  const axis = { label: sweep.x, log: sweep.log };
+  const figures = groupsOf(arms).flatMap((group) => {
+    const values = lines(group, (arm, key) => arm.estimates[key]);
+    const differences = lines(group, (arm, key) => arm.differences[key]);
+    if (values.length === 0) return [];
+    const plot = (title: string, series: Series[]) => ({
+      svg: linePlot({ title, x: axis, y: { label: sweep.y }, series }),
+    });
+    return [
+      plot(sweep.title, values),
+      ...(differences.length > 0 ? [plot("The same minus that of the reference", differences)] : []),
+    ];
+  });
+  if (figures.length === 0) return { heading: sweep.title, blocks: [] };
+  return {
+    heading: sweep.title,
+    blocks: [
+      {
+        kind: "figures",
+        figures,
+        caption: `${sweep.note} Bands are 95 % intervals over seeds, of differences paired ones.`,
+      },
+      { kind: "table", table: sweepTable(report, sweep) },
     ],
   };
 }

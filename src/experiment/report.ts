@@ -6,7 +6,8 @@ import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import { resolveTrainConfig } from "../train/config.ts";
 import type { MetricsRecord } from "../train/loop.ts";
 import type { PlannedRun } from "./arms.ts";
-import { measureNamed, type Quantity, type UseDetail } from "./measures.ts";
+import type { Quantity, Sweep } from "./measure.ts";
+import { measureNamed, type UseDetail } from "./measures.ts";
 import type { Experiment } from "./spec.ts";
 import {
   type Estimate,
@@ -21,7 +22,7 @@ import { type FinishedRun, readFinished } from "./store.ts";
 export interface Difference extends PairedDifference {
   readonly against: string;
   readonly seeds: readonly number[];
-  /** Holm's correction over the arms of this quantity. */
+  /** Holm's correction over the arms of this quantity; of a sweep, over all its settings too. */
   readonly holm?: number;
   /** Seeds that see a difference as large as the margin with probability 0.8, going by these pairs; null: over 1000. */
   readonly seedsForMargin?: number | null;
@@ -69,6 +70,8 @@ export interface ExperimentReport {
   readonly planned: number;
   readonly about: { corpus: string; trainTokens: number; heldOutTokens: number; vocabSize: number };
   readonly quantities: readonly Quantity[];
+  /** What quantities with `at` belong to. */
+  readonly sweeps: readonly Sweep[];
   readonly arms: readonly ArmReport[];
   /** More than one: runs of different backends agree only to rounding. */
   readonly backends: readonly string[];
@@ -84,8 +87,9 @@ export function buildReport(
 ): ExperimentReport {
   const names = [...new Set(["loss", ...experiment.measure])];
   const quantities = names.flatMap((name) => measureNamed(name).quantities);
+  const sweeps = names.flatMap((name) => measureNamed(name).sweep ?? []);
   const runs = plan.flatMap((planned) => {
-    const run = readFinished(root, planned.hash, names);
+    const run = readFinished(root, planned, names);
     return run ? [{ planned, run, values: valuesOf(run) }] : [];
   });
   type Run = (typeof runs)[number];
@@ -123,23 +127,33 @@ export function buildReport(
       };
     }
     const planned = plan.find(({ arm: name }) => name === arm.name) as PlannedRun;
+    const { prunedTo } = planned;
+    const { model } = resolveTrainConfig(planned.input, about.vocabSize);
+    // The curves of a run that is pruned afterwards are those of another arm.
     const curve = (pick: (record: MetricsRecord) => number | undefined) =>
-      curveOf(
-        own.map(({ run }) => run.metrics),
-        pick,
-      );
+      prunedTo === undefined
+        ? curveOf(
+            own.map(({ run }) => run.metrics),
+            pick,
+          )
+        : [];
     const histogram = histogramOf(own.map(({ run }) => run));
     return {
       name: arm.name,
       description: arm.description ?? "",
-      parameters: countParameters(resolveTrainConfig(planned.input, about.vocabSize).model),
+      parameters: countParameters(
+        prunedTo === undefined ? model : { ...model, num_neurons_per_tok: prunedTo },
+      ),
       runs: own.map(({ planned: { seed, hash }, values }) => ({ seed, hash, values })),
       estimates,
       differences,
       curves: {
         training: thinned(curve(({ loss }) => loss)),
         validation: curve(({ validLoss }) => validLoss),
-        difference: differenceCurve(pairs.map(([a, b]) => [a.run.metrics, b.run.metrics])),
+        difference:
+          prunedTo === undefined && plan.find(({ arm: name }) => name === against)?.prunedTo === undefined
+            ? differenceCurve(pairs.map(([a, b]) => [a.run.metrics, b.run.metrics]))
+            : [],
       },
       ...(histogram && { histogram }),
       ...(own.length > 0 && { cost: costOf(own.map(({ run }) => run)) }),
@@ -158,6 +172,7 @@ export function buildReport(
     planned: plan.length,
     about,
     quantities,
+    sweeps,
     arms: corrected(arms, quantities),
     backends: [...new Set(runs.map(({ run }) => run.result.backend))],
     finishedAt: runs.map(({ run }) => run.cost?.finishedAt ?? "").reduce((a, b) => (a > b ? a : b), ""),
@@ -174,21 +189,21 @@ function valuesOf({ measured }: FinishedRun): Record<string, number> {
   return Object.assign({}, ...Object.values(measured).map(({ values }) => values));
 }
 
+/** Fills in Holm's correction, over all arms and settings of a quantity or sweep. */
 function corrected(arms: readonly ArmReport[], quantities: readonly Quantity[]): ArmReport[] {
-  let all = [...arms];
-  for (const { key } of quantities) {
-    const tested = all.filter((arm) => arm.differences[key]?.p !== undefined);
-    const pValues = holm(tested.map((arm) => arm.differences[key].p as number));
-    all = all.map((arm) => {
-      const at = tested.indexOf(arm);
-      if (at < 0) return arm;
-      return {
-        ...arm,
-        differences: { ...arm.differences, [key]: { ...arm.differences[key], holm: pValues[at] } },
-      };
+  const familyOf = ({ key, at }: Quantity) => at?.sweep ?? key;
+  const result = arms.map((arm) => ({ ...arm, differences: { ...arm.differences } }));
+  for (const family of new Set(quantities.map(familyOf))) {
+    const keys = quantities.filter((one) => familyOf(one) === family).map(({ key }) => key);
+    const tested = result.flatMap((arm) =>
+      keys.filter((key) => arm.differences[key]?.p !== undefined).map((key) => ({ arm, key })),
+    );
+    const pValues = holm(tested.map(({ arm, key }) => arm.differences[key].p as number));
+    tested.forEach(({ arm, key }, i) => {
+      arm.differences[key] = { ...arm.differences[key], holm: pValues[i] };
     });
   }
-  return all;
+  return result;
 }
 
 /** Steps that all runs have, with the mean and the range of their values. */

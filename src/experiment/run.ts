@@ -7,21 +7,27 @@
 // A kill at any moment loses at most the steps since a checkpoint. Not here: the arithmetic (train/, statistics.ts).
 
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { removeLeftovers, writeFileAtomic } from "../checkpoint/atomic.ts";
+import { loadParameters, readModelConfig } from "../checkpoint/modelFolder.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
+import { Transformer } from "../model/transformer.ts";
 import type { OnProgress } from "../text/progress.ts";
+import { resolveTrainConfig, type TrainConfigInput, usesBf16 } from "../train/config.ts";
 import type { PreparedData } from "../train/data.ts";
 import { type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
-import { type PlannedRun, planRuns } from "./arms.ts";
+import { validate } from "../train/validate.ts";
+import { type PlannedPhase, type PlannedRun, planRuns } from "./arms.ts";
 import { experimentData } from "./data.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
-import { type Measured, measureNamed } from "./measures.ts";
+import type { MeasureContext, Measured } from "./measure.ts";
+import { measureNamed } from "./measures.ts";
 import { buildReport, type ExperimentReport } from "./report.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { dropOptimizer, measurePath, readJson, removeTorn, runPath, stepsDone } from "./store.ts";
+import { measurePath, readJson, removeTorn, runPath, stepsDone, tidy } from "./store.ts";
 import { writeReport } from "./writeReport.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
@@ -97,14 +103,12 @@ export async function experiment(
     };
     let report = buildReport(whole, plan, root, about);
     for (const [index, run] of plan.entries()) {
-      await finish(run, index, plan.length, prepared, whole.measure, {
-        ...options,
-        root,
-        announce,
-      });
+      const place = { index, count: plan.length, prepared, measures: whole.measure };
+      await finish(run, { ...options, ...place, root, announce });
       if (plan[index + 1]?.seed !== run.seed) {
         report = buildReport(whole, plan, root, about);
         await writeReport(report, join(folder, "report"));
+        removeLeftovers(join(folder, "report"));
       }
     }
     return { report, folder, reportPath: join(folder, "report", "index.html") };
@@ -127,61 +131,107 @@ function readBegun(folder: string, resume: boolean | undefined): Begun | undefin
   return readJson<Begun>(path);
 }
 
+interface FinishOptions extends ExperimentOptions {
+  readonly root: string;
+  readonly index: number;
+  readonly count: number;
+  readonly prepared: PreparedData;
+  readonly measures: readonly string[];
+}
+
 /** Trains and measures one run, or what is missing of it. */
-async function finish(
-  { arm, seed, input, hash }: PlannedRun,
-  index: number,
-  count: number,
-  prepared: PreparedData,
-  measures: readonly string[],
-  options: ExperimentOptions & { root: string },
-): Promise<void> {
-  const { root, signal, onRun, onStep, announce = console.error, threads } = options;
+async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
+  const { root, index, count, prepared, measures, signal, announce = console.error, threads } = options;
+  const { arm, seed, before = [], hash, prunedTo } = run;
   throwIfAborted(signal);
   const path = runPath(root, hash);
   const names = ["loss", ...measures];
-  const missing = () => names.filter((name) => !existsSync(measurePath(path, name)));
-  const isTrained = existsSync(join(path, "result.json"));
-  onRun?.({ arm, seed, index, count, reused: isTrained });
-  if (isTrained && missing().length === 0) return;
+  const missing = () => names.filter((name) => !existsSync(measurePath(path, name, prunedTo)));
+  const phases = [...before, run];
+  const isTrained = (phase: PlannedPhase) => existsSync(join(runPath(root, phase.hash), "result.json"));
+  options.onRun?.({ arm, seed, index, count, reused: phases.every(isTrained) });
+  if (phases.every(isTrained) && missing().length === 0) {
+    for (const phase of phases) tidy(runPath(root, phase.hash)); // a kill may have come before that
+    return;
+  }
   // A backend for each run: the memory of one arm does not stay with the next.
   const backend = openBackend({ threads }, announce);
   try {
-    if (!isTrained) {
-      removeTorn(path);
-      let peakBytes = process.memoryUsage.rss();
-      const resume = existsSync(join(path, "config.json"));
-      await train({
-        ...(resume ? {} : input),
-        out: path,
-        resume,
+    for (const [i, phase] of phases.entries()) {
+      if (isTrained(phase)) continue;
+      const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
+      await trainRun(
+        runPath(root, phase.hash),
+        { ...phase.input, ...(startFrom && { startFrom }) },
         backend,
-        prepared,
-        signal,
-        announce,
-        onStep(record, steps) {
-          peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
-          onStep?.(record, steps);
-        },
-      });
-      const cost = { peakBytes, finishedAt: new Date().toISOString() };
-      await writeFileAtomic(join(path, "cost.json"), `${JSON.stringify(cost)}\n`);
+        options,
+      );
     }
     const result = readJson<TrainResult>(join(path, "result.json"));
-    const checkpoint = RunFolder.open(path).checkpoints().at(-1)?.path ?? path;
+    const config = resolveTrainConfig(run.input, prepared.tokenizer.vocabSize);
+    const trained = { result, config, checkpoint: modelOf(path), prepared, backend, signal };
+    const context =
+      prunedTo === undefined ? trained : { ...trained, result: await prunedResult(trained, prunedTo) };
     for (const name of missing()) {
-      const measured: Measured = await measureNamed(name).run({
-        result,
-        checkpoint,
-        prepared,
-        backend,
-        signal,
-      });
-      await writeFileAtomic(measurePath(path, name), `${JSON.stringify(measured)}\n`);
+      const measured: Measured = await measureNamed(name).run(context);
+      await writeFileAtomic(measurePath(path, name, prunedTo), `${JSON.stringify(measured)}\n`);
     }
-    dropOptimizer(path);
+    for (const phase of phases) tidy(runPath(root, phase.hash));
   } finally {
     backend.close();
+  }
+}
+
+/** The model after a finished run's last step; absolute, for a run that starts from it remembers it. */
+function modelOf(path: string): string {
+  return resolve(RunFolder.open(path).checkpoints().at(-1)?.path ?? path);
+}
+
+/** Trains into a run folder, or goes on there. */
+async function trainRun(
+  path: string,
+  input: TrainConfigInput,
+  backend: Backend,
+  { prepared, signal, onStep, announce }: FinishOptions,
+): Promise<void> {
+  removeTorn(path);
+  let peakBytes = process.memoryUsage.rss();
+  const resume = existsSync(join(path, "config.json"));
+  await train({
+    ...(resume ? {} : input),
+    out: path,
+    resume,
+    backend,
+    prepared,
+    signal,
+    announce,
+    onStep(record, steps) {
+      peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
+      onStep?.(record, steps);
+    },
+  });
+  const cost = { peakBytes, finishedAt: new Date().toISOString() };
+  await writeFileAtomic(join(path, "cost.json"), `${JSON.stringify(cost)}\n`);
+}
+
+/** A run's result as if its model had always kept so few neurons. */
+async function prunedResult(
+  { result, config, checkpoint, prepared, backend, signal }: MeasureContext,
+  kept: number,
+): Promise<TrainResult> {
+  const model = new Transformer(readModelConfig(checkpoint), backend);
+  try {
+    loadParameters(model, checkpoint);
+    const options = {
+      seqLen: config.seqLen,
+      batch: config.batch,
+      bf16: usesBf16(config, backend),
+      kept,
+      signal,
+    };
+    return { ...result, validation: await validate(model, prepared.dataset.valid, options) };
+  } finally {
+    model.close();
   }
 }
 
@@ -211,15 +261,28 @@ export function experimentStatus(root: string = defaultRoot): ExperimentStatus[]
     .map((folder) => ({
       folder,
       title: readJson<Begun>(join(folder, "config.json")).experiment.title,
-      runs: readJson<PlannedRun[]>(join(folder, "plan.json")).map(({ arm, seed, input, hash }) => {
-        const path = runPath(root, hash);
-        const steps = stepsDone(root, hash);
-        const state = existsSync(join(path, "result.json"))
-          ? "finished"
-          : existsSync(path)
-            ? "begun"
-            : "waiting";
-        return { arm, seed, steps, of: input.steps as number, state, path };
-      }),
+      runs: readJson<PlannedRun[]>(join(folder, "plan.json")).map((run) => statusOf(root, run)),
     }));
+}
+
+function statusOf(
+  root: string,
+  { arm, seed, before = [], ...last }: PlannedRun,
+): ExperimentStatus["runs"][number] {
+  const phases = [...before, last];
+  const path = runPath(root, last.hash);
+  const sum = (of: (phase: PlannedPhase) => number) => phases.reduce((total, phase) => total + of(phase), 0);
+  const state = existsSync(join(path, "result.json"))
+    ? "finished"
+    : phases.some(({ hash }) => existsSync(runPath(root, hash)))
+      ? "begun"
+      : "waiting";
+  return {
+    arm,
+    seed,
+    steps: sum(({ hash }) => stepsDone(root, hash)),
+    of: sum(({ input }) => input.steps as number),
+    state,
+    path,
+  };
 }

@@ -2,6 +2,16 @@
 
 import type { TrainConfigInput } from "../train/config.ts";
 
+/** A part of a run's tokens, trained with settings of its own from the weights of the phase before. */
+export interface PhaseSpec {
+  /** Of the run's tokens; those of all phases add up to 1. */
+  readonly share: number;
+  /** As in an arm, and instead of the arm's. */
+  readonly neurons?: number;
+  /** On top of the arm's. */
+  readonly change?: TrainConfigInput;
+}
+
 export interface ArmSpec {
   readonly name: string;
   /** One sentence: what it is. */
@@ -12,6 +22,13 @@ export interface ArmSpec {
   readonly times?: { readonly model?: Readonly<Record<string, number>> };
   /** Neurons kept per token: a share of the expert's width up to 1 (1: all, a plain MoE), or a count. */
   readonly neurons?: number;
+  /**
+   * Trained in so many runs, one after the other: each starts from the weights of the one before, goes on in the data
+   * order, and has its own optimizer and learning rates.
+   */
+  readonly phases?: readonly PhaseSpec[];
+  /** Measured with fewer neurons than it was trained with: a share or a count, as `neurons`. */
+  readonly prunedTo?: number;
   /** The arm that this one is compared with; default: the experiment's baseline. */
   readonly against?: string;
 }

@@ -1,18 +1,22 @@
 // The run folders that experiments share: where they are, what they hold when a run is finished, and what is thrown away.
 // Not here: what is in a run folder besides (train/runFolder.ts).
 
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { removeLeftovers } from "../checkpoint/atomic.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
-import type { Measured } from "./measures.ts";
+import type { PlannedRun } from "./arms.ts";
+import type { Measured } from "./measure.ts";
 
 export function runPath(root: string, hash: string): string {
   return join(root, "runs", hash);
 }
 
-export function measurePath(path: string, name: string): string {
-  return join(path, "measures", `${name}.json`);
+/** @param prunedTo K when measured, if it is not the run's. */
+export function measurePath(path: string, name: string, prunedTo?: number): string {
+  const folder = prunedTo === undefined ? "measures" : join("measures", `pruned-${prunedTo}`);
+  return join(path, folder, `${name}.json`);
 }
 
 /** What training took; depends on the clock, unlike everything else. */
@@ -30,21 +34,60 @@ export interface FinishedRun {
   readonly cost?: StoredCost;
 }
 
-/** A run with all these measures; undefined while something is missing. */
+/** A run with all these measures, its phases as one; undefined while something is missing. */
 export function readFinished(
   root: string,
-  hash: string,
+  { hash, before = [], prunedTo }: Pick<PlannedRun, "hash" | "before" | "prunedTo">,
   measures: readonly string[],
 ): FinishedRun | undefined {
-  const path = runPath(root, hash);
+  const measured: Record<string, Measured> = {};
+  for (const name of measures) {
+    const path = measurePath(runPath(root, hash), name, prunedTo);
+    if (!existsSync(path)) return undefined;
+    measured[name] = readJson<Measured>(path);
+  }
+  const phases = [...before.map((phase) => phase.hash), hash].map((one) => readPhase(runPath(root, one)));
+  const parts = phases.filter((phase) => phase !== undefined);
+  if (parts.length < phases.length) return undefined;
+  return { ...parts.reduce(joined), measured };
+}
+
+type Phase = Omit<FinishedRun, "measured">;
+
+function readPhase(path: string): Phase | undefined {
   if (!existsSync(join(path, "result.json"))) return undefined;
-  if (measures.some((name) => !existsSync(measurePath(path, name)))) return undefined;
   const costPath = join(path, "cost.json");
   return {
     result: readJson<TrainResult>(join(path, "result.json")),
     metrics: RunFolder.open(path).readMetrics() as unknown as MetricsRecord[],
-    measured: Object.fromEntries(measures.map((name) => [name, readJson<Measured>(measurePath(path, name))])),
     ...(existsSync(costPath) && { cost: readJson<StoredCost>(costPath) }),
+  };
+}
+
+/** Two phases as one run: what comes out is the second's, what it took is both's. */
+function joined(first: Phase, second: Phase): Phase {
+  const seconds = first.result.seconds + second.result.seconds;
+  const tokens = first.result.tokens + second.result.tokens;
+  const steps = first.result.steps + second.result.steps;
+  const [a, b] = [first.cost, second.cost];
+  return {
+    result: { ...second.result, steps, tokens, seconds, tokensPerSecond: tokens / seconds },
+    metrics: [
+      ...first.metrics,
+      ...second.metrics.map((record) => ({
+        ...record,
+        step: record.step + first.result.steps,
+        tokens: record.tokens + first.result.tokens,
+        seconds: record.seconds + first.result.seconds,
+      })),
+    ],
+    ...(a &&
+      b && {
+        cost: {
+          peakBytes: Math.max(a.peakBytes, b.peakBytes),
+          finishedAt: a.finishedAt > b.finishedAt ? a.finishedAt : b.finishedAt,
+        },
+      }),
   };
 }
 
@@ -69,11 +112,20 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** A finished run never goes on, and its optimiser's state is two thirds of its size. The models stay. */
-export function dropOptimizer(path: string): void {
+/**
+ * Throws away what a finished run does not need: its optimiser's state, two thirds of its size, and files that a kill left
+ * half written. The models stay.
+ */
+export function tidy(path: string): void {
   for (const checkpoint of RunFolder.open(path).checkpoints()) {
     rmSync(join(checkpoint.path, "optimizer.safetensors"), { force: true });
   }
+  const measures = join(path, "measures");
+  const folders = [path, measures].filter((folder) => existsSync(folder));
+  for (const entry of existsSync(measures) ? readdirSync(measures, { withFileTypes: true }) : []) {
+    if (entry.isDirectory()) folders.push(join(measures, entry.name));
+  }
+  for (const folder of folders) removeLeftovers(folder);
 }
 
 export function readJson<T>(path: string): T {

@@ -2,6 +2,7 @@
 
 import { formatBytes, formatDuration, formatFixed, formatPercent } from "../report/format.ts";
 import type { Column, Table } from "../report/table.ts";
+import type { Sweep } from "./measure.ts";
 import type { ArmReport, Difference, ExperimentReport } from "./report.ts";
 import type { Estimate } from "./statistics.ts";
 
@@ -15,7 +16,7 @@ function spread({ mean, halfWidth }: Estimate, format: (value: number) => string
 
 /** One line an arm: every quantity with its interval over seeds, and the loss's difference with the verdict. */
 export function resultTable({ arms, quantities, baseline }: ExperimentReport): Table {
-  const present = quantities.filter(({ key }) => arms.some((arm) => arm.estimates[key]));
+  const present = quantities.filter(({ key, at }) => !at && arms.some((arm) => arm.estimates[key]));
   return {
     title: "Every arm: mean and 95 % interval over seeds",
     columns: [
@@ -47,8 +48,8 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
   };
 }
 
-/** One line an arm and quantity that has a direction. */
-export function differenceTable({ arms, quantities }: ExperimentReport): Table {
+/** One line an arm and quantity that has a direction. @param sweeps whether also for settings of sweeps. */
+export function differenceTable({ arms, quantities }: ExperimentReport, sweeps = false): Table {
   return {
     title: "Paired differences: same seed, same data order",
     columns: [
@@ -95,7 +96,8 @@ export function differenceTable({ arms, quantities }: ExperimentReport): Table {
       },
     ],
     rows: arms.flatMap((arm) =>
-      quantities.flatMap(({ key, label }) => {
+      quantities.flatMap(({ key, label, at }) => {
+        if (at && !sweeps) return [];
         const difference = arm.differences[key];
         if (!difference) return [];
         const { against, count, mean, halfWidth, p, holm, margin, seedsForMargin } = difference;
@@ -113,6 +115,71 @@ export function differenceTable({ arms, quantities }: ExperimentReport): Table {
             margin,
             seeds_for_margin: seedsForMargin === null ? "over 1000" : seedsForMargin,
             verdict: verdictInWords(difference),
+          },
+        ];
+      }),
+    ),
+  };
+}
+
+/** A sweep: one line a setting and arm, the arm's value beside its difference from its reference. */
+export function sweepTable(
+  { arms, quantities }: ExperimentReport,
+  { name, title, x, y, percent, note }: Sweep,
+): Table {
+  const settings = quantities
+    .filter(({ at }) => at?.sweep === name)
+    .sort((a, b) => (b.at?.x ?? 0) - (a.at?.x ?? 0));
+  return {
+    title,
+    columns: [
+      {
+        key: "setting",
+        label: `${x[0].toUpperCase()}${x.slice(1)}`,
+        align: "left",
+        note,
+      },
+      { key: "arm", label: "Arm", align: "left" },
+      {
+        key: "value",
+        label: y[0].toUpperCase() + y.slice(1),
+        align: "right",
+        note: "Mean \u00b1 half of the t interval.",
+      },
+      {
+        key: "difference",
+        label: "Difference",
+        align: "right",
+        format: signed,
+        note: "Paired mean of arm minus reference.",
+      },
+      { key: "low", label: "Low", align: "right", format: signed, note: "Lower end of the 95 % interval." },
+      { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
+      {
+        key: "holm",
+        label: "p, Holm",
+        align: "right",
+        format: pText,
+        note: "Of the paired t test, corrected for the number of arms and settings of this table.",
+      },
+      { key: "verdict", label: "Verdict", align: "left" },
+    ],
+    rows: settings.flatMap(({ key, at }) =>
+      arms.flatMap((arm) => {
+        const estimate = arm.estimates[key];
+        if (!estimate) return [];
+        const difference = arm.differences[key];
+        const { mean, halfWidth, holm } = difference ?? {};
+        return [
+          {
+            setting: percent ? formatPercent(at?.x ?? 0) : String(at?.x),
+            arm: arm.name,
+            value: spread(estimate, digits),
+            difference: mean,
+            ...(mean !== undefined &&
+              halfWidth !== undefined && { low: mean - halfWidth, high: mean + halfWidth }),
+            holm,
+            verdict: difference ? verdictInWords(difference) : "",
           },
         ];
       }),

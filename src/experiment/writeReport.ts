@@ -5,7 +5,7 @@ import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { renderCsv, renderMarkdown } from "../report/table.ts";
 import { experimentPage, verdictRule } from "./page.ts";
 import type { ExperimentReport } from "./report.ts";
-import { costTable, differenceTable, reportInWords, resultTable, runsTable } from "./tables.ts";
+import { costTable, differenceTable, reportInWords, resultTable, runsTable, sweepTable } from "./tables.ts";
 
 /** @throws RunError if the disk is full. */
 export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
@@ -13,7 +13,7 @@ export async function writeReport(report: ExperimentReport, folder: string): Pro
     "index.html": experimentPage(report),
     "report.md": experimentMarkdown(report),
     "report.json": `${JSON.stringify(report, null, 2)}\n`,
-    "differences.csv": renderCsv(differenceTable(report)),
+    "differences.csv": renderCsv(differenceTable(report, true)),
     "runs.csv": renderCsv(runsTable(report)),
   };
   for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(folder, name), text);
@@ -24,7 +24,12 @@ export function experimentMarkdown(report: ExperimentReport): string {
     `# ${report.title}`,
     report.question,
     ...reportInWords(report),
-    ...[resultTable, differenceTable, costTable].map((table) => renderMarkdown(table(report))),
+    ...[
+      resultTable(report),
+      differenceTable(report),
+      ...report.sweeps.map((sweep) => sweepTable(report, sweep)),
+      costTable(report),
+    ].map(renderMarkdown),
     verdictRule(report),
   ];
   return `${parts.filter((part) => part !== "").join("\n\n")}\n`;

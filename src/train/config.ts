@@ -67,6 +67,11 @@ export const settings = {
   epsilon: number(1e-8, 0, 1, "AdamW: epsilon"),
   clip: number(1, 0, Number.POSITIVE_INFINITY, "largest global gradient norm; 0: no clipping"),
   seed: integer(1, 0, "seed of weights and data order"),
+  startFrom: text(
+    null,
+    "model or run folder whose weights the run starts from (same shapes and tokenizer; K may differ), with a new optimizer",
+  ),
+  startSequence: integer(0, 0, "sequences of the data order to skip, because an earlier run has seen them"),
   dtype: {
     default: "auto",
     help: "operands of large matrix products: f32, bf16, or auto (bf16 where the hardware multiplies it)",
@@ -96,6 +101,14 @@ export interface TrainConfig extends Settings {
 
 /** What a user may give: any setting, and any key of the model. */
 export type TrainConfigInput = Partial<Settings> & { readonly model?: Partial<ModelConfig> };
+
+/** Whether large products round their operands to bf16 on this backend. */
+export function usesBf16(
+  { dtype }: Pick<TrainConfig, "dtype">,
+  { nativeBf16 }: { nativeBf16: boolean },
+): boolean {
+  return dtype === "bf16" || (dtype === "auto" && nativeBf16);
+}
 
 export const settingNames = Object.keys(settings) as (keyof typeof settings)[];
 

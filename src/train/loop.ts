@@ -6,9 +6,12 @@ import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { findModelFolder } from "../checkpoint/loadModel.ts";
+import { readTokenizer } from "../checkpoint/modelFolder.ts";
 import { RunError, UsageError } from "../errors.ts";
 import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import type { OnProgress } from "../text/progress.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { packageVersion } from "../version.ts";
 import {
   resolveTrainConfig,
@@ -97,6 +100,10 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
     const config = resolveTrainConfig(input, prepared.tokenizer.vocabSize);
     const trainer = new Trainer(config, prepared.dataset, backend);
     try {
+      if (run.checkpoints().length === 0) {
+        refuseOtherTokenizer(config.startFrom, prepared.tokenizer);
+        trainer.initialise();
+      }
       const record = { ...config, versions: versions(backend) };
       await writeFileAtomic(join(path, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
       started = true;
@@ -113,7 +120,7 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   }
 }
 
-/** Goes from the newest checkpoint, if there is one, to the last step. */
+/** Goes from the newest checkpoint, or from the first weights that the trainer has, to the last step. */
 async function runSteps(
   run: RunFolder,
   trainer: Trainer,
@@ -128,8 +135,6 @@ async function runSteps(
     if (madeBy !== backend.name) {
       announce(`This run was on ${madeBy}; on ${backend.name} it goes on correctly, but not bit for bit.`);
     }
-  } else {
-    trainer.initialise();
   }
   run.truncateMetrics(trainer.step);
   const validationOf = (limits: { maxTokens?: number; signal?: AbortSignal }) =>
@@ -183,6 +188,15 @@ async function runSteps(
   };
   await writeFileAtomic(join(run.path, "result.json"), `${JSON.stringify(result, null, 2)}\n`);
   return result;
+}
+
+/** The rows of an embedding mean what the tokenizer says. */
+function refuseOtherTokenizer(startFrom: string | null, tokenizer: Tokenizer): void {
+  if (startFrom === null) return;
+  if (JSON.stringify(readTokenizer(findModelFolder(startFrom))) === JSON.stringify(tokenizer)) return;
+  throw new UsageError(
+    `${startFrom} has another tokenizer than this run: give its tokenizer.json as the tokenizer.`,
+  );
 }
 
 function notFinite(

@@ -32,7 +32,7 @@ export function attendWithin(config: ModelConfig, batch: number, seq: number, bf
   return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape, bf16);
 }
 
-/** Runs a batch through the model up to its loss. `recompute`: see ForwardOptions. */
+/** Runs a batch through the model up to its loss. `recompute`, `kept`: see ForwardOptions. */
 export function forwardLoss(
   tape: Tape,
   model: Transformer,
@@ -40,6 +40,7 @@ export function forwardLoss(
   bf16: boolean,
   balance: boolean,
   recompute = false,
+  kept?: number,
 ) {
   const tokens = batch.inputs.length;
   const seq = tokens / batch.count;
@@ -50,7 +51,7 @@ export function forwardLoss(
     [tokens],
   );
   const attend = attendWithin(model.config, batch.count, seq, bf16);
-  const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance, recompute });
+  const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance, recompute, kept });
   const { loss, losses } = headCrossEntropy(tape, hidden, model.head, targets, bf16);
   return { loss: tape.keep(loss), losses, layers };
 }

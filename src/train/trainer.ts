@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { findModelFolder } from "../checkpoint/loadModel.ts";
 import { loadParameters, readTensor, saveModel } from "../checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { RunError } from "../errors.ts";
@@ -13,7 +14,7 @@ import { Transformer } from "../model/transformer.ts";
 import { BatchSampler, checkSplit } from "../text/batches.ts";
 import type { TokenDataset } from "../text/dataset.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import type { TrainConfig } from "./config.ts";
+import { type TrainConfig, usesBf16 } from "./config.ts";
 import { AdamW } from "./optimizer.ts";
 import { cosineRate } from "./schedule.ts";
 import { type StepMetrics, trainStep } from "./step.ts";
@@ -44,7 +45,7 @@ export class Trainer {
     this.config = config;
     checkSplit(dataset.valid, config.seqLen, "validation"); // now, not after the first hundred steps
     this.sampler = new BatchSampler(dataset.train, { seqLen: config.seqLen, seed: config.seed });
-    this.bf16 = config.dtype === "bf16" || (config.dtype === "auto" && backend.nativeBf16);
+    this.bf16 = usesBf16(config, backend);
     this.model = new Transformer(config.model, backend);
     const { beta1, beta2, epsilon, weightDecay, clip } = config;
     this.optimizer = new AdamW(backend, this.model.parameters.values(), {
@@ -56,9 +57,14 @@ export class Trainer {
     });
   }
 
-  /** Weights of step 0, from the seed. Follow the constructor with this or with `load`. */
+  /**
+   * Weights of step 0: from the seed, or those of the model that the run starts from. Follow the constructor with this or
+   * with `load`. @throws UsageError or RunError if that model is missing, damaged or of another shape.
+   */
   initialise(): void {
-    this.model.initialise(this.config.seed);
+    const { startFrom, seed } = this.config;
+    if (startFrom === null) this.model.initialise(seed);
+    else loadParameters(this.model, findModelFolder(startFrom));
   }
 
   get tokensPerStep(): number {
@@ -67,7 +73,8 @@ export class Trainer {
 
   /** Index of the next step's first sequence in the sampler. */
   get position(): number {
-    return this.step * this.config.batch * this.config.accumulation;
+    const { startSequence, batch, accumulation } = this.config;
+    return startSequence + this.step * batch * accumulation;
   }
 
   get learningRate(): number {

@@ -26,6 +26,8 @@ export interface ValidateOptions {
   bf16: boolean;
   /** Stop after this many tokens; default: the whole part. */
   maxTokens?: number;
+  /** Neurons kept per token in each expert, instead of the model's own number: prunes without training. */
+  kept?: number;
   signal?: AbortSignal;
 }
 
@@ -47,7 +49,7 @@ export async function validate(
   for (const batch of validationBatches(split, options)) {
     throwIfAborted(options.signal);
     const tape = new Tape(backend, { recording: false });
-    const { loss, layers } = forwardLoss(tape, model, batch, options.bf16, true);
+    const { loss, layers } = forwardLoss(tape, model, batch, options.bf16, true, false, options.kept);
     sum += (await backend.read(loss.buffer, 0, 1))[0] * batch.inputs.length;
     tokens += batch.inputs.length;
     for (const [layer, { usage }] of layers.entries()) {
@@ -60,7 +62,7 @@ export async function validate(
   }
   const loss = sum / tokens;
   const expertLayers = experts.map(useOf);
-  const kept = keptNeurons(model.config);
+  const kept = options.kept ?? keptNeurons(model.config);
   const neuronLayers = neurons.map((usage, layer) => neuronUseOf(usage, experts[layer], kept));
   return {
     loss,

@@ -1,5 +1,6 @@
 // The experiments that come with the package, each in a size to run (`small`) and one for tests (`smoke`).
 
+import type { TrainConfigInput } from "../../train/config.ts";
 import type { ArmSpec, ExperimentSize, ExperimentSpec } from "../spec.ts";
 
 /** Tiny everything: it shows that the parts fit together, and no more. */
@@ -187,8 +188,73 @@ const dense: ExperimentSpec = {
   name: "dense",
   title: "K/F for a plain SwiGLU transformer",
   question: "Without experts, how does the loss grow as fewer neurons of each layer act?",
-  base: { model: { num_experts: 0 } },
-  arms: [{ name: "dense", description: "K = F: every neuron acts.", neurons: 1 }, ...shares],
+  // In the arms: a size's number of experts would win over one in the base.
+  arms: [{ name: "dense", description: "K = F: every neuron acts.", neurons: 1 }, ...shares].map(
+    (arm): ArmSpec => ({ ...arm, change: { model: { num_experts: 0 } } }),
+  ),
+  sizes: sizes(2_000_000),
+};
+
+const [plain, quarter] = half.arms;
+
+const after: ExperimentSpec = {
+  name: "after",
+  title: "Pruned after training: MoE and MoNE at the same number of kept neurons",
+  question:
+    "How many neurons can each leave out once it is trained, and at an equal number of kept neurons, does a MoNE lose less than a MoE that was never trained for it?",
+  arms: [plain, quarter],
+  measure: ["use", "prune", "prune-random"],
+  sizes: half.sizes,
+};
+
+/** Continued training: half of the peak learning rate, and few steps of warm-up for the new optimizer. */
+const tuning: TrainConfigInput = { learningRate: 1e-3, warmup: 10 };
+/** The rate stays until the last phase lowers it. */
+const steady: TrainConfigInput = { ...tuning, minLearningRate: 1 };
+
+const convert: ExperimentSpec = {
+  name: "convert",
+  title: "From a trained MoE to a MoNE",
+  question:
+    "At the same total of training tokens, is a MoE that is continued as a MoNE as good as a MoNE from scratch, does it help to lower K in steps, and what does training do that pruning does not?",
+  arms: [
+    { name: "MoNE from scratch", description: "K = F/4 all the time.", neurons: 0.25 },
+    {
+      name: "MoE, then K = F/2, F/4",
+      description: "A MoE for half of the tokens, then a quarter each with K = F/2 and K = F/4.",
+      phases: [
+        { share: 0.5, neurons: 1 },
+        { share: 0.25, neurons: 0.5, change: steady },
+        { share: 0.25, neurons: 0.25, change: tuning },
+      ],
+    },
+    {
+      name: "MoE, then K = F/4",
+      description:
+        "A MoE for half of the tokens, then K = F/4 at once, with the learning rates of the arm with steps.",
+      phases: [
+        { share: 0.5, neurons: 1 },
+        { share: 0.25, neurons: 0.25, change: steady },
+        { share: 0.25, neurons: 0.25, change: tuning },
+      ],
+    },
+    {
+      name: "MoE, continued",
+      description: "The control: the same phases and learning rates, every neuron acts in all of them.",
+      phases: [
+        { share: 0.5, neurons: 1 },
+        { share: 0.25, neurons: 1, change: steady },
+        { share: 0.25, neurons: 1, change: tuning },
+      ],
+    },
+    { name: "MoE", description: "Every neuron acts, one run.", neurons: 1 },
+    {
+      name: "MoE, pruned to K = F/4",
+      description: "That run, with a quarter of the neurons when it is measured, and no training with them.",
+      neurons: 1,
+      prunedTo: 0.25,
+    },
+  ],
   sizes: sizes(2_000_000),
 };
 
@@ -200,4 +266,6 @@ export const shippedExperiments: readonly ExperimentSpec[] = [
   activation,
   granularity,
   dense,
+  after,
+  convert,
 ];
