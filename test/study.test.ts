@@ -320,3 +320,31 @@ test("a study, resumed, is the same to the last byte, and its file is applied", 
   loaded.close();
   await assert.rejects(study(model, { ...options, shares: [0.2] }), /holds a study of another/);
 });
+
+test("another tolerance recommends another K, and its speed is measured anew", async () => {
+  const options = {
+    data: join(folder, "text.txt"),
+    out: join(folder, "tolerance"),
+    criteria: ["gate"],
+    shares: [0, 0.5, 0.9],
+    perLayer: false,
+    tokens: 200,
+    backend,
+    dtype: "f32",
+  } as const;
+  const model = join(folder, "MoE");
+  const strict = await study(model, { ...options, tolerance: 1e-9 });
+  const loose = await study(model, { ...options, tolerance: 100 });
+  assert.notDeepEqual(loose.kept, strict.kept);
+  const recommended = ({ speeds }: typeof strict) => speeds.find(({ name }) => name === "recommended");
+  assert.equal(recommended(loose)?.prunedShare, loose.verdict.prunedShare);
+  assert.equal(loose.verdict.measuredSpeedup, recommended(loose)?.speedup);
+  assert.notDeepEqual(loose.speeds, strict.speeds);
+  // What was measured for the first one is still known.
+  const again = await study(model, { ...options, tolerance: 1e-9 });
+  assert.deepEqual(again, strict);
+  assert.ok(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
+  for (const { tokensPerSecond, least, most } of strict.speeds) {
+    assert.ok(least <= tokensPerSecond && tokensPerSecond <= most);
+  }
+});

@@ -1,6 +1,7 @@
 // The finished parts of a study in its folder, so that an interrupted one goes on where it was: one JSON file a part, and a
 // file that says what the parts are of.
 
+import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
@@ -30,13 +31,12 @@ export class StudyParts {
     return parts;
   }
 
-  has(name: string): boolean {
-    return existsSync(this.#path(name));
-  }
-
-  /** The part of that name, made and kept if it is not there. The same value, whether it was made or read. */
-  async once<T>(name: string, make: () => Promise<T>): Promise<T> {
-    const path = this.#path(name);
+  /**
+   * The part of that name, made and kept if it is not there. The same value, whether it was made or read.
+   * @param of what the part depends on beside the study's inputs and its name: another value is another part.
+   */
+  async once<T>(name: string, make: () => Promise<T>, of?: object): Promise<T> {
+    const path = this.#path(of === undefined ? name : `${name}-${hashOf(of)}`);
     if (!existsSync(path)) await writeFileAtomic(path, JSON.stringify(await make()));
     return JSON.parse(readFileSync(path, "utf8")) as T;
   }
@@ -44,4 +44,8 @@ export class StudyParts {
   #path(name: string): string {
     return join(this.#folder, `${name}.json`);
   }
+}
+
+function hashOf(value: object): string {
+  return createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
 }

@@ -37,7 +37,7 @@ import {
   planSettings,
   type Setting,
 } from "./settings.ts";
-import { speedsOf } from "./speeds.ts";
+import { speedsOf, timedSettings } from "./speeds.ts";
 import { studyCsv } from "./tables.ts";
 import { readStudyText, type StudyText } from "./text.ts";
 import { verdictOf } from "./verdict.ts";
@@ -144,7 +144,6 @@ export async function study(
       model: { path, config, dtype },
       text: describe(text, window),
       options: { seed, tolerance, shares },
-      machine: await parts.once("machine", async () => `${cpus()[0]?.model.trim()}; ${backend.name}`),
       packageVersion,
       createdAt: await parts.once("created", async () => new Date().toISOString()),
     };
@@ -161,7 +160,7 @@ export async function study(
 
 type Measured = Pick<
   StudyResult,
-  "kept" | "verdict" | "unit" | "settings" | "activation" | "allocation" | "speeds"
+  "kept" | "verdict" | "unit" | "settings" | "activation" | "allocation" | "speeds" | "timing" | "machine"
 >;
 
 async function measure(
@@ -244,7 +243,14 @@ async function measure(
       }
     }
     const all = [...results.values()];
-    const speeds = await parts.once("speeds", () => speedsOf(model, kept, all, { signal, onProgress }));
+    // Depends on the tolerance by what is recommended, on the numbers of experts, and on where it is measured.
+    const timed = timedSettings(config, kept, all);
+    const machine = `${cpus()[0]?.model.trim()}; ${model.backend.name}`;
+    onProgress?.("measuring decoding speed", 0);
+    const { speeds, timing } = await parts.once("speeds", () => speedsOf(model, timed, { signal }), {
+      timed,
+      machine,
+    });
     return {
       kept,
       verdict: verdictOf(model, kept, all, speeds, tolerance),
@@ -253,6 +259,8 @@ async function measure(
       activation,
       allocation,
       speeds,
+      timing,
+      machine,
     };
   } finally {
     calibrated.close();
