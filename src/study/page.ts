@@ -19,7 +19,7 @@ const ENLARGED = 0.15;
 export function studyPage(study: StudyResult, file: string): string {
   return renderPage({
     title: "How sparse are the experts?",
-    subtitle: `${study.model.path}, measured on ${study.text.name}`,
+    subtitle: `${study.model.path ?? "a model"}, measured on ${study.text.name}`,
     generatedAt: study.createdAt,
     sections: [
       result(study, file),
@@ -38,7 +38,7 @@ function result(study: StudyResult, file: string): Section {
     heading: "Result",
     blocks: [
       { kind: "prose", paragraphs: [study.verdict.text], lead: true },
-      { kind: "code", title: "Apply it", text: `mone generate ${study.model.path} --neurons ${file}` },
+      { kind: "code", title: "Apply it", text: `mone generate ${study.model.path ?? "MODEL"} --neurons ${file}` },
       { kind: "table", table: summaryTable(study) },
     ],
   };

@@ -76,7 +76,8 @@ export interface StudyResult {
   /** What `--neurons study.json` applies: K, or K of each layer. */
   readonly kept: Kept;
   readonly verdict: Verdict;
-  readonly model: { readonly path: string; readonly config: ModelConfig; readonly dtype: string };
+  /** The path is how it was named, if it was. */
+  readonly model: { readonly path?: string; readonly config: ModelConfig; readonly dtype: string };
   readonly text: {
     readonly name: string;
     readonly tokens: number;
