@@ -311,7 +311,7 @@ test("a study, resumed, is the same to the last byte, and its file is applied", 
     assert.ok(names.has(name), name);
   }
   assert.match(result.verdict.text, /of neurons/);
-  const html = readFileSync(result.reportPath, "utf8");
+  const html = readFileSync(join(out, "report.html"), "utf8");
   assert.ok(html.includes("<svg") && !html.includes("NaN") && !html.includes("undefined"));
   const loaded = await loadModel(model, { neurons: join(out, "study.json"), backend, dtype: "f32" });
   let written = "";
@@ -369,8 +369,8 @@ test("another tolerance recommends another K, and its speed is measured anew", a
     backend,
     dtype: "f32",
   } as const;
-  const model = join(folder, "MoE");
-  const strict = await study(model, { ...options, tolerance: 1e-9 });
+  const model = join(folder, "dense");
+  const strict = await study(model, { ...options, tolerance: 0.01 });
   const loose = await study(model, { ...options, tolerance: 100 });
   assert.notDeepEqual(loose.kept, strict.kept);
   const recommended = ({ speeds }: typeof strict) => speeds.find(({ name }) => name === "recommended");
@@ -378,7 +378,7 @@ test("another tolerance recommends another K, and its speed is measured anew", a
   assert.equal(loose.verdict.measuredSpeedup, recommended(loose)?.speedup);
   assert.notDeepEqual(loose.speeds, strict.speeds);
   // What was measured for the first one is still known.
-  const again = await study(model, { ...options, tolerance: 1e-9 });
+  const again = await study(model, { ...options, tolerance: 0.01 });
   assert.deepEqual(again, strict);
   assert.ok(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
   for (const { tokensPerSecond, least, most } of strict.speeds) {

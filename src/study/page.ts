@@ -38,7 +38,11 @@ function result(study: StudyResult, file: string): Section {
     heading: "Result",
     blocks: [
       { kind: "prose", paragraphs: [study.verdict.text], lead: true },
-      { kind: "code", title: "Apply it", text: `mone generate ${study.model.path ?? "MODEL"} --neurons ${file}` },
+      {
+        kind: "code",
+        title: "Apply it",
+        text: `mone generate ${study.model.path ?? "MODEL"} --neurons ${file}`,
+      },
       { kind: "table", table: summaryTable(study) },
     ],
   };

@@ -4,7 +4,13 @@ import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { activatedParameters, meanKept, type SettingResult, type SpeedResult, type Timing } from "./result.ts";
+import {
+  activatedParameters,
+  meanKept,
+  type SettingResult,
+  type SpeedResult,
+  type Timing,
+} from "./result.ts";
 import { measureSpeeds, type SpeedContender } from "./speed.ts";
 
 const timedShares: readonly number[] = [0.5, 0.75, 0.9];
