@@ -1,4 +1,4 @@
-// The parts of a study that need no model: bootstrap, allocation, histograms, evenness.
+// The parts of a study that need no model: bootstrap, allocation, histograms, evenness, timing by turns.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,6 +7,7 @@ import { allocateGreedily } from "../src/study/allocation.ts";
 import { bootstrap } from "../src/study/bootstrap.ts";
 import { evenness } from "../src/study/evenness.ts";
 import { GateHistogram } from "../src/study/histogram.ts";
+import { timeByTurns } from "../src/study/turns.ts";
 
 test("bootstrap intervals of a mean cover the truth about as often as they say", () => {
   const trials = 200;
@@ -94,4 +95,49 @@ test("evenness of counts", () => {
   assert.ok(Math.abs(even.entropy - 1) < 1e-12 && Math.abs(even.gini) < 1e-12 && even.maxOverMean === 1);
   const one = evenness([0, 0, 0, 8]);
   assert.ok(one.entropy === 0 && Math.abs(one.gini - 0.75) < 1e-12 && one.maxOverMean === 4);
+});
+
+/** Runners on a clock of their own, by the milliseconds of a token at a time. */
+function runnersOf(tokens: readonly ((at: number) => number)[]) {
+  let clock = 0;
+  const runners = tokens.map((of) => ({
+    restart: () => {},
+    step: async () => {
+      clock += of(clock);
+    },
+  }));
+  return { runners, now: () => clock };
+}
+
+test("fast models are timed in seven whole turns", async () => {
+  const { runners, now } = runnersOf([() => 1, () => 0.5]);
+  const { turns, tokens, speeds } = await timeByTurns(runners, { now });
+  assert.deepEqual([turns, tokens], [7, 112]);
+  assert.deepEqual(speeds, [new Array(7).fill(1000), new Array(7).fill(2000)]);
+});
+
+test("slower models get shorter turns, still slower ones fewer, in about a minute", async () => {
+  for (const [count, milliseconds, expected] of [
+    [4, 50, [7, 36]],
+    [10, 300, [2, 7]],
+    [12, 700, [2, 2]],
+  ] as const) {
+    const { runners, now } = runnersOf(Array.from({ length: count }, () => () => milliseconds));
+    const { turns, tokens, speeds } = await timeByTurns(runners, { now, seconds: 60 });
+    assert.deepEqual([turns, tokens], expected, `${count} of ${milliseconds} ms`);
+    assert.ok(now() < 70_000, `${count} of ${milliseconds} ms took ${now()} ms`);
+    for (const each of speeds.flat()) assert.ok(Math.abs(each - 1000 / milliseconds) < 1e-9);
+  }
+});
+
+test("a machine that becomes slower cuts the turns off, not below two", async () => {
+  const { runners, now } = runnersOf([(at) => (at < 20_000 ? 50 : 200), () => 50]);
+  const { turns, tokens, speeds } = await timeByTurns(runners, { now, seconds: 60 });
+  assert.ok(turns >= 2 && turns < 7, `${turns} turns`);
+  assert.ok(now() < 90_000, `${now()} ms`);
+  assert.deepEqual(
+    speeds.map(({ length }) => length),
+    [turns, turns],
+  );
+  assert.ok(tokens > 2);
 });

@@ -311,7 +311,7 @@ test("a study, resumed, is the same to the last byte, and its file is applied", 
     assert.ok(names.has(name), name);
   }
   assert.match(result.verdict.text, /of neurons/);
-  const html = readFileSync(result.reportPath, "utf8");
+  const html = readFileSync(join(out, "report.html"), "utf8");
   assert.ok(html.includes("<svg") && !html.includes("NaN") && !html.includes("undefined"));
   const loaded = await loadModel(model, { neurons: join(out, "study.json"), backend, dtype: "f32" });
   let written = "";
@@ -319,4 +319,69 @@ test("a study, resumed, is the same to the last byte, and its file is applied", 
   assert.ok(written.length > 0);
   loaded.close();
   await assert.rejects(study(model, { ...options, shares: [0.2] }), /holds a study of another/);
+});
+
+test("a loaded model gives the same numbers as its path, stays open, and need not be written about", async () => {
+  const options = {
+    data: join(folder, "text.txt"),
+    criteria: ["gate", "oracle"],
+    shares: [0.5, 0.9],
+    perLayer: false,
+    tokens: 200,
+    tolerance: 0.05,
+  } as const;
+  const path = join(folder, "MoE");
+  const byPath = await study(path, { ...options, out: join(folder, "by-path"), backend, dtype: "f32" });
+  const loaded = await loadModel(path, { backend, dtype: "f32" });
+  const { reportPath, ...result } = await study(loaded, options);
+  assert.equal(reportPath, undefined);
+  for (const key of ["kept", "settings", "activation", "text", "options", "unit"] as const) {
+    assert.deepEqual(result[key], byPath[key], key);
+  }
+  assert.equal(result.model.path, path);
+  // The same study in the same folder: nothing is measured again.
+  const tasks: string[] = [];
+  const resumed = await study(loaded, {
+    ...options,
+    out: join(folder, "by-path"),
+    onProgress: (task) => tasks.push(task),
+  });
+  assert.deepEqual(resumed, byPath);
+  assert.ok(!tasks.some((task) => task.startsWith("setting")));
+  await loaded.generate("the", { maxTokens: 1, seed: 1 }).next();
+  loaded.close();
+  const lists = await loadModel(path, { backend, dtype: "f32", neurons: [3, 4, 5] });
+  await assert.rejects(study(lists, options), UsageError);
+  lists.close();
+  const trained = new Transformer(resolveModelConfig(moe), backend);
+  await assert.rejects(study({ model: trained, tokenizer: byteTokenizer() }, options), UsageError);
+  trained.close();
+});
+
+test("another tolerance recommends another K, and its speed is measured anew", async () => {
+  const options = {
+    data: join(folder, "text.txt"),
+    out: join(folder, "tolerance"),
+    criteria: ["gate"],
+    shares: [0, 0.5, 0.9],
+    perLayer: false,
+    tokens: 200,
+    backend,
+    dtype: "f32",
+  } as const;
+  const model = join(folder, "dense");
+  const strict = await study(model, { ...options, tolerance: 0.01 });
+  const loose = await study(model, { ...options, tolerance: 100 });
+  assert.notDeepEqual(loose.kept, strict.kept);
+  const recommended = ({ speeds }: typeof strict) => speeds.find(({ name }) => name === "recommended");
+  assert.equal(recommended(loose)?.prunedShare, loose.verdict.prunedShare);
+  assert.equal(loose.verdict.measuredSpeedup, recommended(loose)?.speedup);
+  assert.notDeepEqual(loose.speeds, strict.speeds);
+  // What was measured for the first one is still known.
+  const again = await study(model, { ...options, tolerance: 0.01 });
+  assert.deepEqual(again, strict);
+  assert.ok(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
+  for (const { tokensPerSecond, least, most } of strict.speeds) {
+    assert.ok(least <= tokensPerSecond && tokensPerSecond <= most);
+  }
 });

@@ -113,6 +113,7 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
       kept: typeof kept === "object" ? kept : undefined,
       onClose,
       defaults,
+      folder,
     });
   } catch (error) {
     if (!options.backend) backend.close();

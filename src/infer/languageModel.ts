@@ -33,8 +33,11 @@ export class LanguageModel {
   readonly model: Transformer;
   readonly tokenizer: Tokenizer;
   readonly defaults: GenerationDefaults;
+  /** Where it was loaded from. */
+  readonly folder: string | undefined;
+  /** Neurons kept instead of the model's own number. */
+  readonly kept: Kept | undefined;
   readonly #bf16: boolean;
-  readonly #kept: Kept | undefined;
   readonly #onClose: () => void;
 
   /**
@@ -49,7 +52,14 @@ export class LanguageModel {
       kept,
       onClose = () => {},
       defaults = {},
-    }: { bf16?: boolean; kept?: Kept; onClose?: () => void; defaults?: GenerationDefaults } = {},
+      folder,
+    }: {
+      bf16?: boolean;
+      kept?: Kept;
+      onClose?: () => void;
+      defaults?: GenerationDefaults;
+      folder?: string;
+    } = {},
   ) {
     if (tokenizer.vocabSize > model.config.vocab_size) {
       throw new UsageError(
@@ -59,8 +69,9 @@ export class LanguageModel {
     this.model = model;
     this.tokenizer = tokenizer;
     this.defaults = defaults;
+    this.folder = folder;
+    this.kept = kept;
     this.#bf16 = bf16;
-    this.#kept = kept;
     this.#onClose = onClose;
   }
 
@@ -70,7 +81,7 @@ export class LanguageModel {
 
   /** A cache for sequences of this model, to be closed by the caller. */
   decoder(options: DecoderOptions = {}): Decoder {
-    return new Decoder(this.model, { bf16: this.#bf16, kept: this.#kept, ...options });
+    return new Decoder(this.model, { bf16: this.#bf16, kept: this.kept, ...options });
   }
 
   /**

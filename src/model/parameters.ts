@@ -65,6 +65,13 @@ function attentionSpecs(config: ModelConfig, at: string, residual: number): Para
   ];
 }
 
+/** The matrices of one layer's attention: [outputs, inputs] each. */
+export function attentionMatrices(config: ModelConfig): (readonly [rows: number, width: number])[] {
+  return attentionSpecs(config, "", 0).flatMap(({ shape }) =>
+    shape.length === 2 ? [[shape[0], shape[1]] as const] : [],
+  );
+}
+
 /** All parameters in a fixed order. */
 export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
   const { hidden_size: D, vocab_size: V, initializer_range: std } = config;

@@ -8,7 +8,7 @@ import { activationSections } from "./activationFigures.ts";
 import { layerSection } from "./layerFigures.ts";
 import type { SettingResult, StudyResult } from "./result.ts";
 import { type Criterion, criteria } from "./settings.ts";
-import { settingsTable, speedsTable, summaryTable } from "./tables.ts";
+import { settingsTable, speedsTable, summaryTable, timingText } from "./tables.ts";
 
 /** Shares that the paper names: negligible loss up to the first, substantial drops beyond the second (its abstract). */
 const paperShares = [0.6, 0.9] as const;
@@ -19,7 +19,7 @@ const ENLARGED = 0.15;
 export function studyPage(study: StudyResult, file: string): string {
   return renderPage({
     title: "How sparse are the experts?",
-    subtitle: `${study.model.path}, measured on ${study.text.name}`,
+    subtitle: `${study.model.path ?? "a model"}, measured on ${study.text.name}`,
     generatedAt: study.createdAt,
     sections: [
       result(study, file),
@@ -38,7 +38,11 @@ function result(study: StudyResult, file: string): Section {
     heading: "Result",
     blocks: [
       { kind: "prose", paragraphs: [study.verdict.text], lead: true },
-      { kind: "code", title: "Apply it", text: `mone generate ${study.model.path} --neurons ${file}` },
+      {
+        kind: "code",
+        title: "Apply it",
+        text: `mone generate ${study.model.path ?? "MODEL"} --neurons ${file}`,
+      },
       { kind: "table", table: summaryTable(study) },
     ],
   };
@@ -232,7 +236,7 @@ function rivals(study: StudyResult): Section {
 }
 
 function howMeasured(study: StudyResult): Section {
-  const { text, unit, options, settings, model } = study;
+  const { text, unit, options, settings, model, timing } = study;
   const reference = settings.find(({ kind }) => kind === "reference");
   return {
     heading: "How it was measured",
@@ -247,6 +251,7 @@ function howMeasured(study: StudyResult): Section {
             : "",
           intervals: `95 %, bootstrap over ${unit.count} ${unit.kind}s${unit.kind === "window" ? " (there are too few documents)" : ""}, seed ${options.seed}`,
           tolerance: formatPercent(options.tolerance, 1),
+          speed: `medians of ${timingText(timing)}, one after the other`,
           machine: study.machine,
           version: study.packageVersion,
         },

@@ -1,16 +1,23 @@
 // The finished parts of a study in its folder, so that an interrupted one goes on where it was: one JSON file a part, and a
 // file that says what the parts are of.
 
+import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { UsageError } from "../errors.ts";
 
 export class StudyParts {
-  readonly #folder: string;
+  readonly #folder: string | undefined;
+  readonly #known = new Map<string, string>();
 
-  private constructor(folder: string) {
+  private constructor(folder: string | undefined) {
     this.#folder = folder;
+  }
+
+  /** Parts that nothing remains of. */
+  static inMemory(): StudyParts {
+    return new StudyParts(undefined);
   }
 
   /**
@@ -19,10 +26,10 @@ export class StudyParts {
    */
   static async open(folder: string, inputs: object): Promise<StudyParts> {
     const parts = new StudyParts(join(folder, "parts"));
-    const path = parts.#path("inputs");
     const text = JSON.stringify(inputs);
-    if (!existsSync(path)) await writeFileAtomic(path, text);
-    else if (readFileSync(path, "utf8") !== text) {
+    const known = parts.#read("inputs");
+    if (known === undefined) await parts.#write("inputs", text);
+    else if (known !== text) {
       throw new UsageError(
         `${folder} holds a study of another model, text or choice of options: give another --out, or remove it`,
       );
@@ -30,18 +37,36 @@ export class StudyParts {
     return parts;
   }
 
-  has(name: string): boolean {
-    return existsSync(this.#path(name));
+  /**
+   * The part of that name, made and kept if it is not there. The same value, whether it was made or read.
+   * @param of what the part depends on beside the study's inputs and its name: another value is another part.
+   */
+  async once<T>(name: string, make: () => Promise<T>, of?: object): Promise<T> {
+    const key = of === undefined ? name : `${name}-${hashOf(of)}`;
+    let text = this.#read(key);
+    if (text === undefined) {
+      text = JSON.stringify(await make());
+      await this.#write(key, text);
+    }
+    return JSON.parse(text) as T;
   }
 
-  /** The part of that name, made and kept if it is not there. The same value, whether it was made or read. */
-  async once<T>(name: string, make: () => Promise<T>): Promise<T> {
-    const path = this.#path(name);
-    if (!existsSync(path)) await writeFileAtomic(path, JSON.stringify(await make()));
-    return JSON.parse(readFileSync(path, "utf8")) as T;
+  #read(key: string): string | undefined {
+    if (this.#folder === undefined) return this.#known.get(key);
+    const path = this.#path(key);
+    return existsSync(path) ? readFileSync(path, "utf8") : undefined;
   }
 
-  #path(name: string): string {
-    return join(this.#folder, `${name}.json`);
+  async #write(key: string, text: string): Promise<void> {
+    if (this.#folder === undefined) this.#known.set(key, text);
+    else await writeFileAtomic(this.#path(key), text);
   }
+
+  #path(key: string): string {
+    return join(this.#folder as string, `${key}.json`);
+  }
+}
+
+function hashOf(value: object): string {
+  return createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
 }

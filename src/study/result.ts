@@ -43,9 +43,19 @@ export interface SpeedResult {
   readonly kind: "neurons" | "experts" | "static";
   readonly prunedShare: number;
   readonly activatedParameters: number;
+  /** Median over turns, and the slowest and fastest of them. */
   readonly tokensPerSecond: number;
-  /** Against the model as it is. */
+  readonly least: number;
+  readonly most: number;
+  /** Of medians, against the model as it is. */
   readonly speedup: number;
+}
+
+/** How long speeds were measured; slow models get fewer turns, and shorter ones. */
+export interface Timing {
+  readonly turns: number;
+  /** In a turn. */
+  readonly tokens: number;
 }
 
 export interface Verdict {
@@ -66,7 +76,8 @@ export interface StudyResult {
   /** What `--neurons study.json` applies: K, or K of each layer. */
   readonly kept: Kept;
   readonly verdict: Verdict;
-  readonly model: { readonly path: string; readonly config: ModelConfig; readonly dtype: string };
+  /** The path is how it was named, if it was. */
+  readonly model: { readonly path?: string; readonly config: ModelConfig; readonly dtype: string };
   readonly text: {
     readonly name: string;
     readonly tokens: number;
@@ -94,6 +105,8 @@ export interface StudyResult {
     readonly costs: readonly (readonly number[])[];
   };
   readonly speeds: readonly SpeedResult[];
+  readonly timing: Timing;
+  /** Where speeds were measured. */
   readonly machine: string;
   readonly packageVersion: string;
   readonly createdAt: string;

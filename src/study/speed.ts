@@ -1,6 +1,6 @@
 // Measured decoding, one sequence at a time, by turns: what the settings of a study are worth on this machine.
 
-import { throwIfAborted } from "../errors.ts";
+import { median } from "d3-array";
 import { Decoder } from "../infer/decoder.ts";
 import { createRandomModel } from "../infer/randomModel.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
@@ -8,11 +8,10 @@ import type { DType } from "../kernels/kernel.ts";
 import { type ModelConfig, withOverrides } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
+import { type Runner, timeByTurns } from "./turns.ts";
 
-/** Turns of each contender, and tokens in a turn. */
-const TURNS = 7;
-const TOKENS = 96;
-const PROMPT = 16;
+/** Longest sequence. */
+const POSITIONS = 113;
 
 export interface SpeedContender {
   readonly name: string;
@@ -22,20 +21,29 @@ export interface SpeedContender {
   readonly cutTo?: number;
 }
 
+/** Tokens per second of a contender over turns. */
 export interface Speed {
-  readonly name: string;
-  /** Median over turns. */
-  readonly tokensPerSecond: number;
+  readonly median: number;
+  readonly least: number;
+  readonly most: number;
+}
+
+export interface MeasuredSpeeds {
+  readonly turns: number;
+  /** In a turn. */
+  readonly tokens: number;
+  /** By contender. */
+  readonly speeds: readonly Speed[];
 }
 
 /** Tokens per second of each contender. */
 export async function measureSpeeds(
   model: Transformer,
   contenders: readonly SpeedContender[],
-  { signal }: { signal?: AbortSignal } = {},
-): Promise<Speed[]> {
+  { signal, seconds }: { signal?: AbortSignal; seconds?: number } = {},
+): Promise<MeasuredSpeeds> {
   const { config, backend } = model;
-  const positions = Math.min(config.max_position_embeddings, PROMPT + TOKENS);
+  const positions = Math.min(config.max_position_embeddings, POSITIONS);
   const models: Transformer[] = [];
   const decoders: Decoder[] = [];
   try {
@@ -48,18 +56,17 @@ export async function measureSpeeds(
       }
       decoders.push(new Decoder(runs, { kept, active, maxPositions: positions }));
     }
-    const speeds = contenders.map((): number[] => []);
-    for (let turn = 0; turn <= TURNS; turn++) {
-      for (const [i, decoder] of decoders.entries()) {
-        throwIfAborted(signal);
-        const speed = await oneTurn(decoder, positions, turn);
-        if (turn > 0) speeds[i].push(speed); // the first one prepares weights
-      }
-    }
-    return contenders.map(({ name }, i) => ({
-      name,
-      tokensPerSecond: speeds[i].sort((a, b) => a - b)[Math.floor(TURNS / 2)],
-    }));
+    const options = { seconds, mostTokens: positions - 1, signal };
+    const { turns, tokens, speeds } = await timeByTurns(decoders.map(runnerOf), options);
+    return {
+      turns,
+      tokens,
+      speeds: speeds.map((each) => ({
+        median: median(each) as number,
+        least: Math.min(...each),
+        most: Math.max(...each),
+      })),
+    };
   } finally {
     for (const decoder of decoders) decoder.close();
     for (const one of models) one.close();
@@ -78,22 +85,20 @@ function cutConfig(config: ModelConfig, width: number): ModelConfig {
   return withOverrides(config, { [key]: width, num_neurons_per_tok: null }, "statically pruned");
 }
 
-/** Tokens per second after a prompt. Fed tokens do not depend on what the model says. */
-async function oneTurn(decoder: Decoder, positions: number, turn: number): Promise<number> {
+/** Fed tokens do not depend on what the model says. */
+function runnerOf(decoder: Decoder): Runner {
   const slot = decoder.claim() as number;
   const { vocab_size } = decoder.model.config;
-  let token = 12345 + turn;
-  const next = () => {
-    token = (Math.imul(token, 1103515245) + 12345) >>> 0;
-    return (token >>> 8) % vocab_size;
+  let token = 0;
+  let position = 0;
+  return {
+    restart: (turn) => {
+      token = 12345 + turn;
+      position = 0;
+    },
+    step: async () => {
+      token = (Math.imul(token, 1103515245) + 12345) >>> 0;
+      await decoder.run([{ slot, position: position++, ids: Uint32Array.of((token >>> 8) % vocab_size) }]);
+    },
   };
-  const prompt = Math.min(PROMPT, positions - 2);
-  await decoder.run([{ slot, position: 0, ids: Uint32Array.from({ length: prompt }, next) }]);
-  await decoder.run([{ slot, position: prompt, ids: Uint32Array.of(next()) }]);
-  const start = performance.now();
-  for (let position = prompt + 1; position < positions; position++) {
-    await decoder.run([{ slot, position, ids: Uint32Array.of(next()) }]);
-  }
-  decoder.release(slot);
-  return (1000 * (positions - prompt - 1)) / (performance.now() - start);
 }

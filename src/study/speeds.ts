@@ -1,10 +1,16 @@
 // Which settings are timed in decoding, and what their speeds are called.
 
-import { expertWidth, keptNeurons } from "../model/config.ts";
+import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
 import type { Kept } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { activatedParameters, meanKept, type SettingResult, type SpeedResult } from "./result.ts";
+import {
+  activatedParameters,
+  meanKept,
+  type SettingResult,
+  type SpeedResult,
+  type Timing,
+} from "./result.ts";
 import { measureSpeeds, type SpeedContender } from "./speed.ts";
 
 const timedShares: readonly number[] = [0.5, 0.75, 0.9];
@@ -12,26 +18,26 @@ const timedShares: readonly number[] = [0.5, 0.75, 0.9];
 /** Largest model of which statically pruned ones are made to be timed. */
 const MOST_PARAMETERS_CUT = 5e8;
 
-/** Times the model as it is, the recommended K, some shares by gate, statically cut experts, and fewer experts. */
-export async function speedsOf(
-  model: Transformer,
+/** A contender, and what it stands for in the study. */
+export interface TimedSetting extends SpeedContender {
+  readonly kind: SpeedResult["kind"];
+  readonly setting?: string;
+  /** Of neurons kept. */
+  readonly share: number;
+}
+
+/** What is timed: the model as it is, the recommended K, some shares by gate, statically cut experts, fewer experts. */
+export function timedSettings(
+  config: ModelConfig,
   recommended: Kept,
   settings: readonly SettingResult[],
-  { signal, onProgress }: { signal?: AbortSignal; onProgress?: (task: string, share: number) => void },
-): Promise<SpeedResult[]> {
-  const { config } = model;
+): TimedSetting[] {
   const width = expertWidth(config);
   const own = keptNeurons(config);
-  onProgress?.("measuring decoding speed", 0);
-  interface Entry extends SpeedContender {
-    readonly kind: SpeedResult["kind"];
-    readonly setting?: string;
-    readonly share: number;
-  }
-  const entries: Entry[] = [
+  const timed: TimedSetting[] = [
     { name: "as it is", kind: "neurons", setting: "reference", kept: own, share: own / width },
   ];
-  entries.push({
+  timed.push({
     name: "recommended",
     kind: "neurons",
     kept: recommended,
@@ -39,7 +45,7 @@ export async function speedsOf(
   });
   const counts = [...new Set(timedShares.map((share) => Math.max(1, Math.round((1 - share) * width))))];
   for (const kept of counts.filter((count) => count < own)) {
-    entries.push({
+    timed.push({
       name: `K = ${kept}`,
       kind: "neurons",
       setting: `gate-k${kept}`,
@@ -50,7 +56,7 @@ export async function speedsOf(
   // Such a model is made beside the one that is studied: only where both surely fit into memory.
   const small = countParameters(config).total <= MOST_PARAMETERS_CUT;
   for (const cutTo of counts.filter((count) => small && count < own)) {
-    entries.push({
+    timed.push({
       name: `cut to ${cutTo}`,
       kind: "static",
       setting: `static-k${cutTo}`,
@@ -60,7 +66,7 @@ export async function speedsOf(
   }
   for (const { name, active } of settings) {
     if (active !== undefined) {
-      entries.push({
+      timed.push({
         name: active === 1 ? "1 expert" : `${active} experts`,
         kind: "experts",
         setting: name,
@@ -69,14 +75,33 @@ export async function speedsOf(
       });
     }
   }
-  const speeds = await measureSpeeds(model, entries, { signal });
-  return entries.map(({ name, kind, setting, share, active }, i) => ({
-    name,
-    ...(setting !== undefined && { setting }),
-    kind,
-    prunedShare: 1 - share,
-    activatedParameters: activatedParameters(config, kind === "static" ? "static" : "gate", share, active),
-    tokensPerSecond: speeds[i].tokensPerSecond,
-    speedup: speeds[i].tokensPerSecond / speeds[0].tokensPerSecond,
-  }));
+  return timed;
+}
+
+/** Times them; the first one is what the others are compared with. */
+export async function speedsOf(
+  model: Transformer,
+  timed: readonly TimedSetting[],
+  { signal }: { signal?: AbortSignal },
+): Promise<{ timing: Timing; speeds: SpeedResult[] }> {
+  const { turns, tokens, speeds } = await measureSpeeds(model, timed, { signal });
+  return {
+    timing: { turns, tokens },
+    speeds: timed.map(({ name, kind, setting, share, active }, i) => ({
+      name,
+      ...(setting !== undefined && { setting }),
+      kind,
+      prunedShare: 1 - share,
+      activatedParameters: activatedParameters(
+        model.config,
+        kind === "static" ? "static" : "gate",
+        share,
+        active,
+      ),
+      tokensPerSecond: speeds[i].median,
+      least: speeds[i].least,
+      most: speeds[i].most,
+      speedup: speeds[i].median / speeds[0].median,
+    })),
+  };
 }

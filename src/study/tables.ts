@@ -3,7 +3,7 @@
 import { formatCount, formatFixed, formatPercent } from "../report/format.ts";
 import { type Row, renderCsv, type Table } from "../report/table.ts";
 import { quantilesShown, thresholdsShown } from "./activation.ts";
-import { meanKept, type SettingResult, type StudyResult } from "./result.ts";
+import { meanKept, type SettingResult, type StudyResult, type Timing } from "./result.ts";
 
 const percent = (value: number) => formatPercent(value, 1);
 const three = (value: number) => formatFixed(value, 3);
@@ -160,18 +160,25 @@ export function layersTable({ activation }: StudyResult): Table {
   };
 }
 
-export function speedsTable({ speeds }: StudyResult): Table {
+export function speedsTable({ speeds, timing }: StudyResult): Table {
   return {
-    title: "Decoding, one sequence",
+    title: `Decoding, one sequence, ${timingText(timing)}`,
     columns: [
       { key: "name", label: "What", align: "left" },
       { key: "prunedShare", label: "Pruned", align: "right", format: percent },
       { key: "activatedParameters", label: "Activated", align: "right", format: formatCount },
-      { key: "tokensPerSecond", label: "Tokens/s", align: "right", format: formatCount },
+      { key: "tokensPerSecond", label: "Tokens/s", align: "right", format: formatCount, note: "Median." },
+      { key: "least", label: "least", align: "right", format: formatCount },
+      { key: "most", label: "most", align: "right", format: formatCount },
       { key: "speedup", label: "Speed-up", align: "right", format: (v) => `${v.toFixed(2)}x` },
     ],
     rows: speeds.map((one) => ({ ...one })),
   };
+}
+
+/** "7 turns of 96 tokens each". */
+export function timingText({ turns, tokens }: Timing): string {
+  return `${turns} turns of ${tokens} token${tokens === 1 ? "" : "s"} each`;
 }
 
 /** CSV files by name. */
