@@ -13,6 +13,7 @@ import { readGenerationDefaults } from "./generation.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
 import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
 import { readConfigs, storedParts } from "./modelFolder.ts";
+import { requireFloats } from "./quantization.ts";
 import { type PlacedTensor, rememberLast, TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
 
@@ -56,6 +57,7 @@ export async function exportGguf(
   { type, onProgress, announce, signal }: ExportOptions,
 ): Promise<{ architecture: string; tensors: number; parameters: number }> {
   const { config, stored } = readConfigs(folder);
+  requireFloats(stored, folder, "written as GGUF");
   const architecture = architectureOf(config, stored, folder);
   if (keptNeurons(config) < expertWidth(config)) {
     announce?.("engines that read GGUF use all neurons: this model's K is not in the file");

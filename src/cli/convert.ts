@@ -9,7 +9,7 @@ import { addCommonOptions, addModelArgument } from "./options.ts";
 
 interface ConvertFlags {
   readonly neurons?: string;
-  readonly dtype?: "f32" | "bf16" | "q8_0";
+  readonly dtype?: "f32" | "bf16" | "int8" | "q8_0";
   readonly experts?: "apart" | "fused";
   readonly pruneNeurons?: string;
   readonly data?: string;
@@ -29,11 +29,10 @@ export function addConvertCommand(program: Command): void {
       "neurons kept per token in each expert from then on: a share (25%, 0.25), a count (64), or all",
     )
     .addOption(
-      new Option("--dtype <type>", "type on disk (default: as it is; GGUF: bf16); q8_0: GGUF only").choices([
-        "f32",
-        "bf16",
-        "q8_0",
-      ]),
+      new Option(
+        "--dtype <type>",
+        "type on disk (default: as it is; GGUF: bf16); int8: for mone only; q8_0: GGUF only",
+      ).choices(["f32", "bf16", "int8", "q8_0"]),
     )
     .addOption(
       new Option("--experts <layout>", "each expert in tensors of its own, or all of a layer in one").choices(
@@ -76,6 +75,9 @@ async function run(
     if (neurons !== undefined || experts !== undefined || dtype !== undefined || isGguf(target)) {
       throw new UsageError("--prune-neurons goes alone: convert the pruned checkpoint in a second step");
     }
+    const { readConfigs } = await import("../checkpoint/modelFolder.ts");
+    const { requireFloats } = await import("../checkpoint/quantization.ts");
+    requireFloats(readConfigs(folder).stored, folder, "pruned");
     const { pruneCheckpoint } = await import("../study/prune.ts");
     const made = await pruneCheckpoint(folder, target, {
       share: readShare(pruneNeurons),
@@ -97,6 +99,9 @@ async function run(
       throw new UsageError(
         "--neurons and --experts do not apply to a GGUF file: its engines use all neurons",
       );
+    }
+    if (dtype === "int8") {
+      throw new UsageError("--dtype int8 is for a model folder: a GGUF file has bytes as q8_0");
     }
     const { exportGguf } = await import("../checkpoint/exportGguf.ts");
     const type = dtype === "q8_0" ? "Q8_0" : dtype === "f32" ? "F32" : "BF16";
