@@ -4,7 +4,7 @@ import { type Command, Option } from "commander";
 import { UsageError } from "../errors.ts";
 import { formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { localModel } from "./localModel.ts";
+import { isGguf, localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
 interface ConvertFlags {
@@ -20,10 +20,10 @@ export function addConvertCommand(program: Command): void {
   const command = program
     .command("convert")
     .description(
-      "write a checkpoint in another form: fewer neurons, another type, experts apart or fused, GGUF",
+      "write a checkpoint in another form: fewer neurons, another type, experts apart or fused, to and from GGUF",
     );
   addModelArgument(command)
-    .argument("<target>", "new folder, or a file that ends in .gguf")
+    .argument("<target>", "new folder, or a file that ends in .gguf; a model that ends so is read")
     .option(
       "--neurons <k>",
       "neurons kept per token in each expert from then on: a share (25%, 0.25), a count (64), or all",
@@ -49,8 +49,6 @@ export function addConvertCommand(program: Command): void {
   command.action(action(run));
 }
 
-const isGguf = (path: string) => path.toLowerCase().endsWith(".gguf");
-
 /** "10%" or 0.1. */
 function readShare(text: string): number {
   const value = text.endsWith("%") ? Number(text.slice(0, -1)) / 100 : Number(text);
@@ -62,13 +60,45 @@ function readShare(text: string): number {
   return value;
 }
 
+const showParameters = (output: Context["output"]) => (done: number, total: number) =>
+  output.progress.show("writing", [`${formatCount(done)} of ${formatCount(total)} parameters`]);
+
+/** From a GGUF file to a folder. */
+async function importFile(
+  { output, signal }: Context,
+  path: string,
+  target: string,
+  { dtype, ...others }: ConvertFlags,
+): Promise<void> {
+  const { neurons, experts, pruneNeurons, data } = others;
+  if ([neurons, experts, pruneNeurons, data].some((value) => value !== undefined) || isGguf(target)) {
+    throw new UsageError("a GGUF file becomes a model folder first: convert that in a second step");
+  }
+  if (dtype === "int8" || dtype === "q8_0") {
+    throw new UsageError(
+      `--dtype ${dtype} does not apply to reading a GGUF file: leave it out, or take f32 or bf16`,
+    );
+  }
+  const { importGguf } = await import("../checkpoint/importGguf.ts");
+  const onProgress = showParameters(output);
+  const made = await importGguf(path, target, { dtype, onProgress, announce: output.note, signal });
+  output.progress.end();
+  output.line(
+    `${target}: ${made.family}, ${formatCount(made.parameters)} parameters in ${made.tensors} tensors, ` +
+      (made.tokenizer ? "with its tokenizer" : "without a tokenizer"),
+  );
+  output.json(made);
+}
+
 async function run(
   context: Context,
   given: string,
   target: string,
-  { neurons, dtype, experts, pruneNeurons, data, offline }: ConvertFlags,
+  flags: ConvertFlags,
 ): Promise<void> {
+  const { neurons, dtype, experts, pruneNeurons, data, offline } = flags;
   const { output, signal } = context;
+  if (isGguf(given)) return importFile(context, given, target, flags);
   const { findModelFolder } = await import("../checkpoint/loadModel.ts");
   const folder = findModelFolder(await localModel(context, given, offline));
   if (pruneNeurons !== undefined) {
@@ -92,8 +122,7 @@ async function run(
     return;
   }
   if (data !== undefined) throw new UsageError("--data is for --prune-neurons");
-  const onProgress = (done: number, total: number) =>
-    output.progress.show("writing", [`${formatCount(done)} of ${formatCount(total)} parameters`]);
+  const onProgress = showParameters(output);
   if (isGguf(target)) {
     if (neurons !== undefined || experts !== undefined) {
       throw new UsageError(
