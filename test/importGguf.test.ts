@@ -114,7 +114,9 @@ test("another type on the way: rounded to bf16", async () => {
   await assert.rejects(importGguf(at("rounded.gguf"), at("rounded-back")), UsageError);
 });
 
-const fixture = JSON.parse(readFileSync(new URL("fixtures/tokenizer/tokenizer.json", import.meta.url), "utf8"));
+const fixture = JSON.parse(
+  readFileSync(new URL("fixtures/tokenizer/tokenizer.json", import.meta.url), "utf8"),
+);
 const cases = JSON.parse(readFileSync(new URL("fixtures/tokenizer/cases.json", import.meta.url), "utf8"));
 const words = (digits: string) =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
@@ -214,16 +216,33 @@ const damaged: [string, TestGguf, RegExp][] = [
   ["too many tensors", { tensorCount: big }, /fewer tensors in it than/],
   ["too many keys", { keyCount: big }, /fewer keys in it than/],
   ["a key cut off", { keyCount: 1, data: new Uint8Array(40) }, /no intact GGUF file/],
-  ["a key twice", { keys: [["a", { u32: 1 }], ["a", { u32: 1 }]] }, /the key "a" is there twice/],
+  [
+    "a key twice",
+    {
+      keys: [
+        ["a", { u32: 1 }],
+        ["a", { u32: 1 }],
+      ],
+    },
+    /the key "a" is there twice/,
+  ],
   ["a value of an unknown type", { keys: [["a", { type: 13, raw: u32(0) }]] }, /"a" has the unknown type 13/],
   ["a truth value of 2", { keys: [["a", { type: 7, raw: Buffer.of(2) }]] }, /neither true nor false/],
-  ["a text longer than the file", { keys: [["a", { type: 8, raw: u64(big) }]] }, /fewer bytes of the key "a"/],
+  [
+    "a text longer than the file",
+    { keys: [["a", { type: 8, raw: u64(big) }]] },
+    /fewer bytes of the key "a"/,
+  ],
   ["a list longer than the file", { keys: [["a", list(0, big)]] }, /fewer entries of the key "a"/],
   ["texts that end early", { keys: [["a", list(8, 2, text("b"))]] }, /no intact GGUF file/],
   ["a list of lists", { keys: [["a", list(9, 1)]] }, /list of lists/],
   ["a list of an unknown type", { keys: [["a", list(77, 1)]] }, /list of the unknown type 77/],
   ["an odd alignment", { keys: [["general.alignment", { u32: 24 }]] }, /alignment is not a power of two/],
-  ["a text as alignment", { keys: [["general.alignment", { text: "x" }]] }, /alignment is not a power of two/],
+  [
+    "a text as alignment",
+    { keys: [["general.alignment", { text: "x" }]] },
+    /alignment is not a power of two/,
+  ],
   ["no dimensions", { tensors: [{ ...a, dims: [] }], data }, /"a" has 0 dimensions/],
   ["five dimensions", { tensors: [{ ...a, dims: [1, 1, 1, 1, 1] }], data }, /"a" has 5 dimensions/],
   ["an empty tensor", { tensors: [{ ...a, dims: [0, 4] }], data }, /"a" has no elements/],
@@ -237,10 +256,13 @@ const damaged: [string, TestGguf, RegExp][] = [
 ];
 for (const [name, file, message] of damaged) {
   test(`a GGUF file with ${name} is refused`, () => {
-    assert.throws(() => open(file), (error: Error) => {
-      assert.match(error.message, message);
-      return isOurs(error);
-    });
+    assert.throws(
+      () => open(file),
+      (error: Error) => {
+        assert.match(error.message, message);
+        return isOurs(error);
+      },
+    );
   });
 }
 
@@ -261,8 +283,14 @@ test("files of other kinds and models are refused by name", async () => {
     assert.ok(!existsSync(at("never")));
   };
   await refused(await replaced("qwen3moe", "command9"), /architecture "command9" .*is not supported/);
-  await refused(await replaced("attn_q_norm", "attn_q_nXrm"), /there is no tensor "blk\.0\.attn_q_norm\.weight"/);
-  await refused(await replaced("qwen3moe.block_count", "qwen3moe.block_cXunt"), /no key "qwen3moe\.block_count"/);
+  await refused(
+    await replaced("attn_q_norm", "attn_q_nXrm"),
+    /there is no tensor "blk\.0\.attn_q_norm\.weight"/,
+  );
+  await refused(
+    await replaced("qwen3moe.block_count", "qwen3moe.block_cXunt"),
+    /no key "qwen3moe\.block_count"/,
+  );
   const bytes = Buffer.from(await baseBytes());
   // A quantisation that is known by name only, as large as Q8_0 in 256 elements or less.
   const place = bytes.indexOf("blk.0.attn_q.weight") + "blk.0.attn_q.weight".length + 4 + 16;
@@ -275,7 +303,10 @@ test("files of other kinds and models are refused by name", async () => {
   await refused(wider, /ffn_gate_inp\.weight" has shape \[2,32\], its keys ask for \[3,32\]/);
   wider.writeUInt32LE(2 ** 31, key);
   await refused(wider, /2147483648 experts are more than any model has/);
-  assert.throws(() => findModelFolder(at("kind.gguf")), /is a GGUF file: make a model folder of it with mone convert/);
+  assert.throws(
+    () => findModelFolder(at("kind.gguf")),
+    /is a GGUF file: make a model folder of it with mone convert/,
+  );
   assert.throws(() => open(Buffer.from("GG")), /no intact GGUF file/);
   assert.throws(() => GgufFile.open(folder), /is not a file/);
   assert.throws(() => GgufFile.open(at("nowhere.gguf")), /there is no such file/);
@@ -312,7 +343,17 @@ test("4000 damaged files", async () => {
     { weight: 4, arbitrary: fc.nat(header) },
     { weight: 1, arbitrary: fc.nat(original.length - 1) },
   );
-  const number = fc.constantFrom(0n, 1n, 8n, 255n, 2n ** 16n, 2n ** 31n, 2n ** 32n - 1n, 2n ** 53n, 2n ** 64n - 1n);
+  const number = fc.constantFrom(
+    0n,
+    1n,
+    8n,
+    255n,
+    2n ** 16n,
+    2n ** 31n,
+    2n ** 32n - 1n,
+    2n ** 53n,
+    2n ** 64n - 1n,
+  );
   const edit = fc.record({
     at: place,
     how: fc.constantFrom("flip", "number", "insert", "remove", "cut"),
@@ -328,7 +369,8 @@ test("4000 damaged files", async () => {
       const begin = Math.min(at, bytes.length);
       if (how === "flip" && begin < bytes.length) bytes[begin] ^= 1 << bit;
       else if (how === "number" && begin + 8 <= bytes.length) bytes.writeBigUInt64LE(number, begin);
-      else if (how === "insert") bytes = Buffer.concat([bytes.subarray(0, begin), piece, bytes.subarray(begin)]);
+      else if (how === "insert")
+        bytes = Buffer.concat([bytes.subarray(0, begin), piece, bytes.subarray(begin)]);
       else if (how === "remove")
         bytes = Buffer.concat([bytes.subarray(0, begin), bytes.subarray(begin + piece.length)]);
       else if (how === "cut" && bit === 0) bytes = bytes.subarray(0, begin);

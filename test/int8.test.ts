@@ -92,15 +92,19 @@ test("what cannot be done with bytes is refused", async () => {
   const path = await int8Of("qwen3_moe");
   const target = join(folder, "never");
   const refused = (attempt: () => unknown) =>
-    assert.rejects(async () => attempt(), (error: Error) => {
-      assert.match(error.message, /holds int8 weights, which cannot be/);
-      return isSentence(error);
-    });
+    assert.rejects(
+      async () => attempt(),
+      (error: Error) => {
+        assert.match(error.message, /holds int8 weights, which cannot be/);
+        return isSentence(error);
+      },
+    );
   for (const dtype of ["f32", "bf16", "int8"] as const)
     await refused(() => convertCheckpoint(path, target, { dtype }));
   await refused(() => convertCheckpoint(path, target, { experts: "fused" }));
   await refused(() => exportGguf(path, join(folder, "x.gguf"), { type: "BF16" }));
-  for (const dtype of ["f32", "bf16"] as const) await refused(() => openStoredModel(path, backend, { dtype }));
+  for (const dtype of ["f32", "bf16"] as const)
+    await refused(() => openStoredModel(path, backend, { dtype }));
   await refused(() => openModel(path, backend));
   const both = { dtype: "int8", experts: "fused" } as const;
   await assert.rejects(convertCheckpoint(fixture("olmoe"), target, both), UsageError);

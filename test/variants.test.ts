@@ -7,8 +7,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { familyPresets } from "../src/checkpoint/familyPresets.ts";
 import type { Stored } from "../src/checkpoint/families.ts";
+import { familyPresets } from "../src/checkpoint/familyPresets.ts";
 import { openStoredModel } from "../src/checkpoint/loadModel.ts";
 import { configOfStored, storedParts } from "../src/checkpoint/modelFolder.ts";
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
@@ -110,22 +110,63 @@ const cases: [string, string, Stored, Stored][] = [
   ["clip_qkv", "olmoe-tiny", { ...layers, clip_qkv: 0.4 }, { clip_qkv: null }],
   ["norm_topk_prob of olmoe", "olmoe-tiny", { norm_topk_prob: true }, { norm_topk_prob: false }],
   ["a window in every layer of mixtral", "mixtral-tiny", { sliding_window: 4 }, { sliding_window: null }],
-  ["windows of qwen2_moe by rule", "qwen2_moe-tiny", { ...layers, ...windows, max_window_layers: 2 }, { use_sliding_window: false }],
-  ["windows of qwen2_moe by list", "qwen2_moe-tiny", { ...layers, ...windows, layer_types: kinds }, { layer_types: null }],
-  ["dense layers of qwen2_moe by step and list", "qwen2_moe-tiny", { num_hidden_layers: 4, decoder_sparse_step: 2, mlp_only_layers: [3] }, {}],
-  ["windows of qwen3 by rule", "qwen3-tiny", { ...layers, ...windows, max_window_layers: 1 }, { max_window_layers: 2 }],
-  ["windows of qwen3 by list", "qwen3-tiny", { ...layers, ...windows, layer_types: kinds }, { layer_types: null }],
+  [
+    "windows of qwen2_moe by rule",
+    "qwen2_moe-tiny",
+    { ...layers, ...windows, max_window_layers: 2 },
+    { use_sliding_window: false },
+  ],
+  [
+    "windows of qwen2_moe by list",
+    "qwen2_moe-tiny",
+    { ...layers, ...windows, layer_types: kinds },
+    { layer_types: null },
+  ],
+  [
+    "dense layers of qwen2_moe by step and list",
+    "qwen2_moe-tiny",
+    { num_hidden_layers: 4, decoder_sparse_step: 2, mlp_only_layers: [3] },
+    {},
+  ],
+  [
+    "windows of qwen3 by rule",
+    "qwen3-tiny",
+    { ...layers, ...windows, max_window_layers: 1 },
+    { max_window_layers: 2 },
+  ],
+  [
+    "windows of qwen3 by list",
+    "qwen3-tiny",
+    { ...layers, ...windows, layer_types: kinds },
+    { layer_types: null },
+  ],
   ["a window of qwen3_moe", "qwen3_moe-tiny", windows, { use_sliding_window: false }],
   ["biases of qwen3_moe", "qwen3_moe-tiny", { attention_bias: true }, {}],
-  ["queries through a low rank", "deepseek_v2-tiny", { ...deepseek, rms_norm_eps: 1e-3 }, { rms_norm_eps: 1e-6 }],
+  [
+    "queries through a low rank",
+    "deepseek_v2-tiny",
+    { ...deepseek, rms_norm_eps: 1e-3 },
+    { rms_norm_eps: 1e-6 },
+  ],
   ["biases of latent attention", "deepseek_v2-tiny", { ...deepseek, attention_bias: true }, {}],
   [
     "groups of experts",
     "deepseek_v2-tiny",
-    { ...deepseek, topk_method: "group_limited_greedy", n_group: 4, topk_group: 1, routed_scaling_factor: 1.5 },
+    {
+      ...deepseek,
+      topk_method: "group_limited_greedy",
+      n_group: 4,
+      topk_group: 1,
+      routed_scaling_factor: 1.5,
+    },
     { topk_method: "greedy" },
   ],
-  ["yarn with latent attention", "deepseek_v2-tiny", { ...deepseek, rope_scaling: yarn }, { rope_scaling: null }],
+  [
+    "yarn with latent attention",
+    "deepseek_v2-tiny",
+    { ...deepseek, rope_scaling: yarn },
+    { rope_scaling: null },
+  ],
   ["rotations of llama3", "llama-tiny", { ...layers, rope_scaling: llama3 }, { rope_scaling: null }],
   [
     "rotations of llama3 in the newer keys",
@@ -133,8 +174,18 @@ const cases: [string, string, Stored, Stored][] = [
     { ...layers, rope_parameters: { ...llama3, rope_theta: 300 } },
     { rope_parameters: { rope_theta: 300 } },
   ],
-  ["linear rotations", "llama-tiny", { rope_scaling: { rope_type: "linear", factor: 4 } }, { rope_scaling: null }],
-  ["all biases of llama, tied", "llama-tiny", { attention_bias: true, mlp_bias: true, tie_word_embeddings: true }, {}],
+  [
+    "linear rotations",
+    "llama-tiny",
+    { rope_scaling: { rope_type: "linear", factor: 4 } },
+    { rope_scaling: null },
+  ],
+  [
+    "all biases of llama, tied",
+    "llama-tiny",
+    { attention_bias: true, mlp_bias: true, tie_word_embeddings: true },
+    {},
+  ],
 ];
 
 for (const [name, preset, changes, without] of cases) {

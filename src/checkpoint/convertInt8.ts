@@ -9,7 +9,7 @@ import type { ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { byteMatrix } from "./byteTensors.ts";
-import { CheckpointSource } from "./checkpointSource.ts";
+import type { CheckpointSource } from "./checkpointSource.ts";
 import { storedParts } from "./modelFolder.ts";
 import type { TensorSource } from "./safetensors.ts";
 import { familyName } from "./tensorNames.ts";

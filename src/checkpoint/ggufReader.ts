@@ -210,7 +210,12 @@ function readHeader(path: string, descriptor: number): Header {
     entries.set(key, readEntry(cursor, key, bad));
   }
   const found = entries.get("general.alignment") ?? 32;
-  if (typeof found !== "number" || found < 1 || found > MOST_ALIGNMENT || 2 ** Math.round(Math.log2(found)) !== found)
+  if (
+    typeof found !== "number" ||
+    found < 1 ||
+    found > MOST_ALIGNMENT ||
+    2 ** Math.round(Math.log2(found)) !== found
+  )
     throw bad("general.alignment is not a power of two");
   const described: Described[] = [];
   const names = new Set<string>();

@@ -31,7 +31,9 @@ const rules: Readonly<Record<string, Rule>> = {
 };
 
 /** The tokenizer, or in words why there is none. */
-export type GgufTokenizer = { json: TokenizerJson; problem?: undefined } | { json?: undefined; problem: string };
+export type GgufTokenizer =
+  | { json: TokenizerJson; problem?: undefined }
+  | { json?: undefined; problem: string };
 
 /** @param vocabulary rows of the embedding. @throws RunError for damaged keys. */
 export function tokenizerOfGguf(file: GgufFile, vocabulary: number): GgufTokenizer {
@@ -87,7 +89,9 @@ function jsonOf(
     ...json,
     added_tokens: added.map(({ id, content, special }) => ({ id, content, ...plain, special })),
     normalizer: rule.nfc ? { type: "NFC" } : null,
-    pre_tokenizer: rule.pattern ? { type: "Sequence", pretokenizers: [split, byteLevel] } : json.pre_tokenizer,
+    pre_tokenizer: rule.pattern
+      ? { type: "Sequence", pretokenizers: [split, byteLevel] }
+      : json.pre_tokenizer,
     model: { ...json.model, ignore_merges: rule.wholeWords === true },
   };
 }

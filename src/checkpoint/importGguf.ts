@@ -40,7 +40,12 @@ export interface Import {
 }
 
 /** How the numbers of a tensor are written without an option. */
-const plainTypes: Readonly<Record<string, StoredDType>> = { F32: "F32", F16: "F16", BF16: "BF16", Q8_0: "F32" };
+const plainTypes: Readonly<Record<string, StoredDType>> = {
+  F32: "F32",
+  F16: "F16",
+  BF16: "BF16",
+  Q8_0: "F32",
+};
 
 /**
  * Writes the folder, config.json last: half of it is no model.
@@ -76,7 +81,8 @@ export async function importGguf(
           throwIfAborted(signal);
           const size = sizeOf(shape);
           const values = typed(decodeGguf(file.read(info.name, offset, size), info.type), type);
-          onProgress?.((done += size), parameters);
+          done += size;
+          onProgress?.(done, parameters);
           return architecture === "llama" ? halvedRows({ name: spec.name, shape }, values, config) : values;
         },
       }));
@@ -91,7 +97,8 @@ export async function importGguf(
     mkdirSync(target, { recursive: true });
     await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
     if (json) await writeFileAtomic(join(target, "tokenizer.json"), JSON.stringify(json));
-    else announce?.(`no tokenizer.json was written: ${problem}; copy that of the original model to ${target}`);
+    else
+      announce?.(`no tokenizer.json was written: ${problem}; copy that of the original model to ${target}`);
     await writeCompanions(file, target);
     const main = sources.reduce((a, b) => (sizeOf(b.shape) > sizeOf(a.shape) ? b : a)).dtype;
     const torch = { F32: "float32", F16: "float16", BF16: "bfloat16" }[main as "F32"];
@@ -117,7 +124,10 @@ function tensorOf(file: GgufFile, name: string, shape: readonly number[]): GgufT
   const info = file.tensors.get(name);
   if (!info) throw damagedGguf(file.path, `there is no tensor ${quote(name)}`);
   if (info.shape.join() !== shape.join())
-    throw damagedGguf(file.path, `tensor ${quote(name)} has shape [${info.shape}], its keys ask for [${shape}]`);
+    throw damagedGguf(
+      file.path,
+      `tensor ${quote(name)} has shape [${info.shape}], its keys ask for [${shape}]`,
+    );
   return info;
 }
 

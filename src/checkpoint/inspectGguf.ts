@@ -37,7 +37,14 @@ export function inspectGguf(path: string): GgufInspection {
     for (const { name: full, type, shape, begin, end } of file.tensors.values()) {
       const name = full.replace(/^blk\.\d+\./, "blk.*.");
       const group = `${name} ${type.name} ${shape}`;
-      const found = summaries.get(group) ?? { name, type: type.name, shape, tensors: 0, parameters: 0, bytes: 0 };
+      const found = summaries.get(group) ?? {
+        name,
+        type: type.name,
+        shape,
+        tensors: 0,
+        parameters: 0,
+        bytes: 0,
+      };
       summaries.set(group, found);
       found.tensors++;
       found.parameters += sizeOf(shape);
@@ -45,7 +52,14 @@ export function inspectGguf(path: string): GgufInspection {
       parameters += sizeOf(shape);
     }
     const { version, bytes } = file;
-    return { path, version, bytes, keys: Object.fromEntries(keys), tensors: [...summaries.values()], parameters };
+    return {
+      path,
+      version,
+      bytes,
+      keys: Object.fromEntries(keys),
+      tensors: [...summaries.values()],
+      parameters,
+    };
   } finally {
     file.close();
   }

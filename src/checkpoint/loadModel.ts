@@ -44,7 +44,9 @@ export function findModelFolder(path: string): string {
   if (!existsSync(path))
     throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
   if (path.toLowerCase().endsWith(".gguf"))
-    throw new UsageError(`${path} is a GGUF file: make a model folder of it with mone convert ${path} FOLDER`);
+    throw new UsageError(
+      `${path} is a GGUF file: make a model folder of it with mone convert ${path} FOLDER`,
+    );
   const steps = existsSync(checkpoints)
     ? readdirSync(checkpoints)
         .map((name) => name.match(/^step-(\d+)$/)?.[1])

@@ -35,11 +35,7 @@ export function checkQuantization(
 }
 
 /** @param work what cannot be done with bytes, e.g. "trained". @throws UsageError for an int8 checkpoint. */
-export function requireFloats(
-  stored: Readonly<Record<string, unknown>>,
-  folder: string,
-  work: string,
-): void {
+export function requireFloats(stored: Readonly<Record<string, unknown>>, folder: string, work: string): void {
   if (!isInt8(stored)) return;
   throw new UsageError(
     `${folder} holds int8 weights, which cannot be ${work}: use the checkpoint that they were made from`,

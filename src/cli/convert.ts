@@ -90,12 +90,7 @@ async function importFile(
   output.json(made);
 }
 
-async function run(
-  context: Context,
-  given: string,
-  target: string,
-  flags: ConvertFlags,
-): Promise<void> {
+async function run(context: Context, given: string, target: string, flags: ConvertFlags): Promise<void> {
   const { neurons, dtype, experts, pruneNeurons, data, offline } = flags;
   const { output, signal } = context;
   if (isGguf(given)) return importFile(context, given, target, flags);

@@ -30,7 +30,8 @@ async function run(
   const { output } = context;
   const { checkValues, inspectModel } = await import("../checkpoint/inspect.ts");
   if (isGguf(given)) {
-    if (wanted) throw new UsageError("--check-values is for model folders: convert the GGUF file to one first");
+    if (wanted)
+      throw new UsageError("--check-values is for model folders: convert the GGUF file to one first");
     return inspectFile(context, given);
   }
   const path = await localModel(context, given, offline);
@@ -74,7 +75,9 @@ async function inspectFile({ output }: Context, path: string): Promise<void> {
   const { inspectGguf } = await import("../checkpoint/inspectGguf.ts");
   const inspection = inspectGguf(path);
   const { version, bytes, keys, tensors, parameters } = inspection;
-  output.line(`${path}: GGUF version ${version}, ${formatBytes(bytes)}, ${formatCount(parameters)} parameters`);
+  output.line(
+    `${path}: GGUF version ${version}, ${formatBytes(bytes)}, ${formatCount(parameters)} parameters`,
+  );
   output.line();
   for (const [key, value] of Object.entries(keys)) output.line(`${oneLine(key)}: ${oneLine(value)}`);
   output.line();

@@ -46,7 +46,14 @@ export interface TestGguf {
   readonly data?: Uint8Array;
 }
 
-export function ggufBytes({ magic = "GGUF", version = 3, keys = [], tensors = [], data, ...counts }: TestGguf) {
+export function ggufBytes({
+  magic = "GGUF",
+  version = 3,
+  keys = [],
+  tensors = [],
+  data,
+  ...counts
+}: TestGguf) {
   const header = Buffer.concat([
     Buffer.from(magic),
     u32(version),

@@ -47,7 +47,9 @@ export function plainLogits(model: PlainModel, ids: ArrayLike<number>): Vector[]
     if (!found) throw new Error(`there is no tensor ${name}`);
     return found;
   };
-  const row = ({ values, width }: Matrix, index: number) => [...values.subarray(index * width, (index + 1) * width)];
+  const row = ({ values, width }: Matrix, index: number) => [
+    ...values.subarray(index * width, (index + 1) * width),
+  ];
   const linear = (name: string, x: Vector): Vector => {
     const w = weight(`${name}.weight`);
     const y = Array.from({ length: w.rows }, (_, i) => dot(row(w, i), x));
@@ -58,9 +60,16 @@ export function plainLogits(model: PlainModel, ids: ArrayLike<number>): Vector[]
     const scale = 1 / Math.sqrt(dot(x, x) / x.length + eps);
     return x.map((value, i) => value * scale * weight(`${name}.weight`).values[i]);
   };
-  const glu = (prefix: string, x: Vector, [gate, up, down] = ["gate_proj", "up_proj", "down_proj"]) => {
+  const glu = (
+    prefix: string,
+    x: Vector,
+    [gate, up, down]: readonly string[] = ["gate_proj", "up_proj", "down_proj"],
+  ) => {
     const [g, u] = [linear(`${prefix}.${gate}`, x), linear(`${prefix}.${up}`, x)];
-    return linear(`${prefix}.${down}`, g.map((value, i) => silu(value) * u[i]));
+    return linear(
+      `${prefix}.${down}`,
+      g.map((value, i) => silu(value) * u[i]),
+    );
   };
 
   function attention(layer: number, x: Vector[]): Vector[] {
@@ -115,7 +124,11 @@ export function plainLogits(model: PlainModel, ids: ArrayLike<number>): Vector[]
     const rope = config.rope_scaling;
     const magnitude = (k: number) => (rope.factor <= 1 ? 1 : 0.1 * k * Math.log(rope.factor) + 1);
     const both = rope?.mscale && rope?.mscale_all_dim;
-    const cosFactor = !rope ? 1 : both ? magnitude(rope.mscale) / magnitude(rope.mscale_all_dim) : magnitude(1);
+    const cosFactor = !rope
+      ? 1
+      : both
+        ? magnitude(rope.mscale) / magnitude(rope.mscale_all_dim)
+        : magnitude(1);
     const frequencies = frequenciesOf(config, dr);
     // Pairs of neighbours.
     const turn = (y: Vector, position: number) =>
@@ -156,7 +169,7 @@ export function plainLogits(model: PlainModel, ids: ArrayLike<number>): Vector[]
     const at = `model.layers.${layer}`;
     if (!isSparse(config, layer)) return glu(`${at}.mlp`, x);
     const block = family === "mixtral" ? `${at}.block_sparse_moe` : `${at}.mlp`;
-    const names = family === "mixtral" ? ["w1", "w3", "w2"] : undefined;
+    const names = family === "mixtral" ? (["w1", "w3", "w2"] as const) : undefined;
     const probabilities = softmax(linear(`${block}.gate`, x));
     const allowed = groupsOf(config, probabilities);
     const chosen = probabilities
@@ -170,17 +183,26 @@ export function plainLogits(model: PlainModel, ids: ArrayLike<number>): Vector[]
     let y = x.map(() => 0);
     for (const e of chosen) {
       const output = glu(`${block}.experts.${e}`, x, names);
-      y = plus(y, output.map((value) => value * probabilities[e] * factor));
+      y = plus(
+        y,
+        output.map((value) => value * probabilities[e] * factor),
+      );
     }
     if (family === "deepseek_v2") return plus(y, glu(`${block}.shared_experts`, x));
     if (family !== "qwen2_moe") return y;
     const [gate] = linear(`${block}.shared_expert_gate`, x);
-    return plus(y, glu(`${block}.shared_expert`, x).map((value) => value / (1 + Math.exp(-gate))));
+    return plus(
+      y,
+      glu(`${block}.shared_expert`, x).map((value) => value / (1 + Math.exp(-gate))),
+    );
   }
 
   let h = Array.from(ids, (id) => row(weight("model.embed_tokens.weight"), id));
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
-    const attended = attention(layer, h.map((x) => norm(`model.layers.${layer}.input_layernorm`, x)));
+    const attended = attention(
+      layer,
+      h.map((x) => norm(`model.layers.${layer}.input_layernorm`, x)),
+    );
     h = h.map((x, t) => plus(x, attended[t]));
     h = h.map((x) => plus(x, feedForward(layer, norm(`model.layers.${layer}.post_attention_layernorm`, x))));
   }
@@ -233,12 +255,14 @@ function frequenciesOf(config: Config, dim: number): Vector {
       const wavelength = (2 * Math.PI) / frequency;
       if (wavelength < original / rope.high_freq_factor) return frequency;
       if (wavelength > original / rope.low_freq_factor) return frequency / factor;
-      const s = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+      const s =
+        (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
       return ((1 - s) * frequency) / factor + s * frequency;
     });
   }
   if (type === "yarn") {
-    const pair = (turns: number) => (dim * Math.log(original / (2 * Math.PI * turns))) / (2 * Math.log(theta));
+    const pair = (turns: number) =>
+      (dim * Math.log(original / (2 * Math.PI * turns))) / (2 * Math.log(theta));
     const low = Math.max(0, Math.floor(pair(rope.beta_fast ?? 32)));
     const end = Math.min(dim - 1, Math.ceil(pair(rope.beta_slow ?? 1)));
     const high = end === low ? end + 0.001 : end;
