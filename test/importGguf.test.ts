@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import fc from "fast-check";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
-import { familyConfig } from "../src/checkpoint/familyPresets.ts";
+import { familyPresets } from "../src/checkpoint/familyPresets.ts";
 import { encodeGguf, type GgufType } from "../src/checkpoint/gguf.ts";
 import { GgufFile } from "../src/checkpoint/ggufReader.ts";
 import { importGguf } from "../src/checkpoint/importGguf.ts";
@@ -30,10 +30,10 @@ const backend = bestBackend();
 after(() => backend.close());
 const at = (name: string) => join(folder, name);
 
-type Changes = Parameters<typeof familyConfig>[1];
+type Changes = Readonly<Record<string, unknown>>;
 
 async function randomModel(name: string, preset: string, dtype: "f32" | "bf16", changes: Changes) {
-  const stored = familyConfig(preset, changes);
+  const stored = { ...familyPresets[preset], ...changes };
   await writeRandomCheckpoint(at(name), configOfStored(stored, preset), { dtype, seed: 3, stored });
   return at(name);
 }
@@ -215,7 +215,7 @@ const damaged: [string, TestGguf, RegExp][] = [
   ["big-endian numbers", { version: 0x03000000 }, /big-endian/],
   ["too many tensors", { tensorCount: big }, /fewer tensors in it than/],
   ["too many keys", { keyCount: big }, /fewer keys in it than/],
-  ["a key cut off", { keyCount: 1, data: new Uint8Array(40) }, /no intact GGUF file/],
+  ["a key cut off", { keyCount: 1, data: new Uint8Array(40) }, /a key has no name/],
   [
     "a key twice",
     {
@@ -336,7 +336,7 @@ test("what is in a file, in brief", async () => {
   );
 });
 
-test("4000 damaged files", async () => {
+test("2000 damaged files", async () => {
   const original = await baseBytes();
   const header = original.indexOf("output_norm.weight") + 200;
   const place = fc.oneof(
@@ -387,6 +387,6 @@ test("4000 damaged files", async () => {
       assert.ok(!existsSync(at("damaged")), "no folder of a file that was refused");
     }
   });
-  await fc.assert(property, { numRuns: 4000 });
-  assert.ok(accepted > 100 && accepted < 3800 && imported > 10, `${accepted} opened, ${imported} imported`);
+  await fc.assert(property, { numRuns: 2000 });
+  assert.ok(accepted > 50 && accepted < 1900 && imported > 10, `${accepted} opened, ${imported} imported`);
 });

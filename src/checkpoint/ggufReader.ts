@@ -243,6 +243,7 @@ interface Described {
 
 function readName(cursor: GgufCursor, what: string, bad: Bad): string {
   const length = cursor.count(`bytes of the name of ${what}`, 1, MOST_NAME_BYTES);
+  if (length === 0) throw bad(`${what} has no name`);
   try {
     return utf8.decode(cursor.bytes(length));
   } catch {
