@@ -14,7 +14,9 @@ export { type Conversion, type ConvertOptions, convertCheckpoint } from "./check
 export { type ExportOptions, exportGguf } from "./checkpoint/exportGguf.ts";
 export { type ChatMessage, renderChat } from "./checkpoint/generation.ts";
 export { type HubOptions, resolveModelPath } from "./checkpoint/hub.ts";
+export { type Import, type ImportOptions, importGguf } from "./checkpoint/importGguf.ts";
 export { checkValues, inspectModel } from "./checkpoint/inspect.ts";
+export { type GgufInspection, inspectGguf } from "./checkpoint/inspectGguf.ts";
 export { type LoadOptions, loadModel } from "./checkpoint/loadModel.ts";
 export { saveModel } from "./checkpoint/modelFolder.ts";
 export { type RandomCheckpointOptions, writeRandomCheckpoint } from "./checkpoint/randomCheckpoint.ts";

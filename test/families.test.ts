@@ -1,5 +1,6 @@
 // Every family of checkpoints against goldens from transformers (docs: test/fixtures/hf): logits, routing, greedy
-// continuation, neuron-sparse logits and losses, with both styles of config.json.
+// continuation, neuron-sparse logits (|act(gate)| and, on the study's way through a model, |act(gate) * up|) and losses, with
+// both styles of config.json.
 
 import assert from "node:assert/strict";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -13,8 +14,13 @@ import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { pooledBalanceLoss, type TextLogits, textLogits } from "../src/infer/logits.ts";
+import { expertWidth } from "../src/model/config.ts";
 import { resolveNeurons } from "../src/model/neurons.ts";
 import type { Transformer } from "../src/model/transformer.ts";
+import { batchesOf, forwardBatch, forwardOptions } from "../src/study/evaluate.ts";
+import { neuronSetting } from "../src/study/settings.ts";
+import { linear } from "../src/tensor/ops.ts";
+import { Tape } from "../src/tensor/tape.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 
 const FAMILIES = ["olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "llama", "qwen3"];
@@ -143,6 +149,30 @@ async function checkSparse(family: string, model: Transformer, ratio: string): P
   file.close();
 }
 
+/**
+ * The study's way through a model, which has no cache: as it is, and with the neurons of two criteria. `gate_up` of the
+ * goldens, the largest |act(gate) * up|, is the criterion `oracle`.
+ */
+async function checkStudy(family: string, model: Transformer): Promise<void> {
+  const { file, prompts, tolerance } = goldenOf(family);
+  const windows = prompts.map((inputs) => ({ document: 0, start: 0, inputs, targets: inputs, bytes: 0 }));
+  const [batch] = batchesOf(windows);
+  const settings = [
+    ["logits", neuronSetting("gate", expertWidth(model.config))],
+    ["neuron.gate.0.25.logits", neuronSetting("gate", resolveNeurons("0.25", model.config) as number)],
+    ["neuron.gate_up.0.25.logits", neuronSetting("oracle", resolveNeurons("0.25", model.config) as number)],
+  ] as const;
+  for (const [name, setting] of settings) {
+    const tape = new Tape(model.backend, { recording: false });
+    const hidden = forwardBatch(tape, model, batch, forwardOptions(tape, setting, batch, { seed: 0 }));
+    const logits = linear(tape, hidden, model.head, false);
+    const values = (await model.backend.read(logits.buffer, 0, logits.size)) as Float32Array;
+    close(values, file.readFloat32(name), tolerance.logits_abs, `study: ${name}`);
+    tape.release();
+  }
+  file.close();
+}
+
 function open(family: string, style: string, backend: Backend): Transformer {
   return openStoredModel(withStyle(family, style), backend, { dtype: "f32" });
 }
@@ -154,6 +184,7 @@ for (const family of FAMILIES) {
       const model = open(family, style, backend);
       await checkDense(family, model);
       for (const ratio of RATIOS) await checkSparse(family, model, ratio);
+      await checkStudy(family, model);
       const { file, prompts } = goldenOf(family);
       const ids = [...file.readInt32("greedy_ids")];
       for (const [p, prompt] of prompts.entries()) {
@@ -171,6 +202,7 @@ for (const family of FAMILIES) {
     const model = open(family, STYLES[0], backend);
     await checkDense(family, model);
     await checkSparse(family, model, "0.25");
+    await checkStudy(family, model);
     model.close();
     backend.close();
   });

@@ -228,7 +228,7 @@ test("writes of a captured step are made again with what their arrays hold", asy
 test("a checkpoint whose tensors do not fit its configuration is refused in one sentence", () => {
   const backend = bestBackend();
   const config = { ...readModelConfig(fixture("qwen3")), hidden_size: 32 };
-  const source = new CheckpointSource(fixture("qwen3"), backend);
+  const source = new CheckpointSource(fixture("qwen3"), config, backend);
   assert.throws(
     () => createStoredWeights(config, backend, source, { type: "f32" }),
     (error: Error) =>

@@ -4,10 +4,13 @@
 
 import { type Backend, type DeviceBuffer, MAX_VIEW_BYTES, type MappedFile } from "../backends/backend.ts";
 import { RunError } from "../errors.ts";
-import type { WeightSource } from "../infer/storedWeights.ts";
+import type { ByteSource, WeightSource } from "../infer/storedWeights.ts";
 import { arrayTypes, type DType } from "../kernels/kernel.ts";
 import type { WeightType } from "../kernels/stored.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
+import { byteMatrix, findBytes } from "./byteTensors.ts";
+import { storedParts } from "./modelFolder.ts";
 import type { StoredDType } from "./safetensors.ts";
 import { type PlacedTensor, TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
@@ -22,7 +25,8 @@ const bytesOf = (type: DType) => arrayTypes[type].BYTES_PER_ELEMENT;
 export class CheckpointSource implements WeightSource {
   readonly #backend: Backend;
   readonly #files: TensorFiles;
-  readonly #family: string | undefined;
+  readonly #config: ModelConfig;
+  readonly bytes: ByteSource | undefined;
   /** Files in memory, by path. */
   readonly #mapped = new Map<string, MappedFile>();
   /** Where tensors arrive; reused, since fresh memory costs more than a copy. */
@@ -32,15 +36,18 @@ export class CheckpointSource implements WeightSource {
 
   /**
    * Opens and checks a model folder's tensors.
-   * @param largeBytes files are mapped if they have so many bytes together. @param family whose names the tensors have.
+   * @param config whose parameters are asked for. @param largeBytes files are mapped if they have so many bytes together.
+   * @param int8 whether its matrices are bytes (byteTensors.ts).
    * @throws RunError if one is damaged.
    */
   constructor(
     folder: string,
+    config: ModelConfig,
     backend: Backend,
-    { largeBytes = LARGE_BYTES, family }: { largeBytes?: number; family?: string } = {},
+    { largeBytes = LARGE_BYTES, int8 = false }: { largeBytes?: number; int8?: boolean } = {},
   ) {
-    this.#family = family;
+    this.#config = config;
+    this.bytes = int8 ? this.#byteSource() : undefined;
     this.#backend = backend;
     this.#files = TensorFiles.open(folder);
     if (this.#files.bytes < largeBytes || !backend.map) return;
@@ -65,6 +72,21 @@ export class CheckpointSource implements WeightSource {
     return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
   }
 
+  #byteSource(): ByteSource {
+    const find = (spec: ParameterSpec, expert = 0) => {
+      const matrix = byteMatrix(spec, expert, this.#config);
+      if (!matrix) throw new Error(`${spec.name} is not stored as bytes`);
+      return findBytes(this.#files, matrix);
+    };
+    return {
+      values: (spec, expert) => {
+        const bytes = this.#arrive(find(spec, expert).values);
+        return new Int8Array(bytes.buffer, 0, bytes.length);
+      },
+      scales: (spec, expert) => this.#files.readFloat32(find(spec, expert).scales.name),
+    };
+  }
+
   tensor(spec: ParameterSpec, expert = 0): DeviceBuffer {
     const info = this.#find(spec, expert);
     const values = this.#read(info);
@@ -86,21 +108,33 @@ export class CheckpointSource implements WeightSource {
   #readWhole({ name, dtype, begin, end }: PlacedTensor): Float32Array | Uint16Array {
     const type = KERNEL_TYPES[dtype];
     if (!type) return this.#files.readFloat32(name);
-    if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
-    const bytes = this.#files.readInto(name, this.#arrival);
+    const bytes = this.#arrive({ name, begin, end });
     const length = bytes.length / bytesOf(type);
     return type === "bf16"
       ? new Uint16Array(bytes.buffer, 0, length)
       : new Float32Array(bytes.buffer, 0, length);
   }
 
+  /** A tensor's bytes, good until the next call. */
+  #arrive({ name, begin, end }: Pick<PlacedTensor, "name" | "begin" | "end">): Uint8Array<ArrayBuffer> {
+    if (this.#arrival.length < end - begin) this.#arrival = new Uint8Array(end - begin);
+    return this.#files.readInto(name, this.#arrival);
+  }
+
   inPlace(spec: ParameterSpec, type: WeightType): DeviceBuffer | undefined {
     const info = this.#find(spec, 0);
-    return KERNEL_TYPES[info.dtype] === type ? this.#view(type, info) : undefined;
+    return this.#typeOf(info) === type ? this.#view(type, info) : undefined;
   }
 
   #find(spec: ParameterSpec, expert: number): PlacedTensor {
-    return findPart(this.#files, spec, expert, this.#family);
+    const matrix = this.bytes && byteMatrix(spec, expert, this.#config);
+    if (matrix) return findBytes(this.#files, matrix).values;
+    return findPart(this.#files, spec, expert, this.#config.variant?.family);
+  }
+
+  /** What a tensor is to kernels without conversion; bytes are nothing without their scales. */
+  #typeOf({ dtype }: PlacedTensor): WeightType | undefined {
+    return dtype === "I8" && this.bytes ? "i8" : KERNEL_TYPES[dtype];
   }
 
   /** A tensor in place; undefined where its file is not mapped or it lies askew. */
@@ -118,14 +152,14 @@ export class CheckpointSource implements WeightSource {
   together(specs: readonly ParameterSpec[], type: WeightType) {
     if (this.#mapped.size === 0) return undefined;
     const infos = specs.flatMap((spec) =>
-      Array.from({ length: spec.shape[0] }, (_, expert) => this.#find(spec, expert)),
+      Array.from({ length: storedParts(spec).length }, (_, expert) => this.#find(spec, expert)),
     );
     const begin = Math.min(...infos.map((info) => info.begin));
     const end = Math.max(...infos.map((info) => info.end));
     const size = bytesOf(type);
     const { file } = infos[0];
     const fits = (info: PlacedTensor) =>
-      info.file === file && KERNEL_TYPES[info.dtype] === type && (info.begin - begin) % size === 0;
+      info.file === file && this.#typeOf(info) === type && (info.begin - begin) % size === 0;
     if (!infos.every(fits)) return undefined;
     const buffer = this.#view(type, { file, begin, end });
     return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };

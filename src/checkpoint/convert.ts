@@ -1,26 +1,33 @@
 // Rewrites a checkpoint: another number of neurons kept, another type on disk, experts apart or fused. Tensors go through
 // one at a time; the configuration keeps every key that need not change, and the files beside the weights come along.
-// Not here: GGUF (exportGguf.ts), what tensors mean (families.ts).
+// Not here: how bytes are made (convertInt8.ts), GGUF (exportGguf.ts), what tensors mean (families.ts).
 
 import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { throwIfAborted } from "../errors.ts";
+import { openBackend } from "../backends/cpu.ts";
+import { throwIfAborted, UsageError } from "../errors.ts";
 import { toBf16 } from "../kernels/kernel.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import { countOfNeurons } from "../model/neurons.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
+import { CheckpointSource } from "./checkpointSource.ts";
+import { int8Sources } from "./convertInt8.ts";
 import { type ExpertLayout, type Piece, type PlannedTensor, planTensors } from "./expertLayout.ts";
 import { readConfigs } from "./modelFolder.ts";
 import { PYTHON_FILE, pythonFile } from "./pythonFile.ts";
+import { int8Quantization, isInt8, requireFloats } from "./quantization.ts";
 import { type StoredDType, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { rememberLast, SINGLE_FILE, TensorFiles } from "./tensorFiles.ts";
 
 export interface ConvertOptions {
   /** Neurons kept per token in each expert from then on, as model/neurons.ts reads it: "25%", 0.25, 64, "all". */
   readonly neurons?: number | string;
-  /** Type of all floats on disk; default: as they are. */
-  readonly dtype?: "f32" | "bf16";
+  /**
+   * Type of all floats on disk; default: as they are. `int8`: matrices as bytes with a scale per row, each expert apart, for
+   * this project only; from there no type leads back.
+   */
+  readonly dtype?: "f32" | "bf16" | "int8";
   readonly experts?: ExpertLayout;
   /** Told how many of all parameters are written. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -46,12 +53,16 @@ const FLOATS: ReadonlySet<StoredDType> = new Set(["F64", "F32", "F16", "BF16"]);
 export async function convertCheckpoint(
   folder: string,
   target: string,
-  { neurons, dtype, experts, onProgress, signal }: ConvertOptions,
+  options: ConvertOptions,
 ): Promise<Conversion> {
   requireNewFolder(target);
+  const { neurons, dtype, experts, onProgress, signal } = options;
   const { config, stored } = readConfigs(folder);
   const width = expertWidth(config);
   const kept = neurons === undefined ? keptNeurons(config) : countOfNeurons(neurons, width);
+  if (dtype) requireFloats(stored, folder, `written as ${dtype} again`);
+  if (experts) requireFloats(stored, folder, `laid out with experts ${experts}`);
+  if (dtype === "int8") return writeInt8(folder, target, kept, options);
   const files = TensorFiles.open(folder);
   try {
     const planned = planTensors(files.tensors, experts, stored.model_type === "mixtral");
@@ -69,12 +80,10 @@ export async function convertCheckpoint(
       };
       return { name: tensor.name, shape: tensor.shape, dtype: same ? tensor.dtype : wanted, data };
     });
-    const python = kept < width ? pythonFile(stored) : undefined;
-    const { auto_map: _, num_neurons_per_tok: __, ...rest } = stored;
+    const python = kept < width && !isInt8(stored) ? pythonFile(stored) : undefined;
     const changed = {
-      ...rest,
+      ...withNeurons(stored, kept, width),
       ...(dtype && typeKeys(stored, dtype)),
-      ...(kept < width && { num_neurons_per_tok: kept }),
       ...(python && { auto_map: python.autoMap }),
     };
     const more = python ? [[PYTHON_FILE, python.source] as const] : [];
@@ -83,6 +92,39 @@ export async function convertCheckpoint(
   } finally {
     files.close();
   }
+}
+
+/** Matrices as bytes. Other software does not read them, so no Python file comes along. */
+async function writeInt8(
+  folder: string,
+  target: string,
+  kept: number,
+  { experts, onProgress, signal }: ConvertOptions,
+): Promise<Conversion> {
+  if (experts === "fused")
+    throw new UsageError("int8 goes with experts apart: leave out one of the two options");
+  const { config, stored } = readConfigs(folder);
+  const width = expertWidth(config);
+  const backend = openBackend();
+  try {
+    const source = new CheckpointSource(folder, config, backend);
+    try {
+      const { sources, parameters } = int8Sources(config, source, backend, { onProgress, signal });
+      const changed = { ...withNeurons(stored, kept, width), quantization_config: int8Quantization };
+      await writeModelLike(folder, target, { sources, config: changed });
+      return { path: target, tensors: sources.length, parameters, kept, width };
+    } finally {
+      source.close();
+    }
+  } finally {
+    backend.close();
+  }
+}
+
+/** The content of config.json for another K; a Python file that was beside it is not. */
+function withNeurons(stored: Readonly<Record<string, unknown>>, kept: number, width: number) {
+  const { auto_map: _, num_neurons_per_tok: __, ...rest } = stored;
+  return { ...rest, ...(kept < width && { num_neurons_per_tok: kept }) };
 }
 
 const elements = (pieces: readonly Piece[]) => pieces.reduce((sum, { length }) => sum + length, 0);

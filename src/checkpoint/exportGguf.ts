@@ -6,13 +6,15 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
-import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
+import { parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import type { TokenizerJson } from "../text/tokenizerJson.ts";
 import { readGenerationDefaults } from "./generation.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
 import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
+import { ggufName, interleavedRows, tokenTypes } from "./ggufNames.ts";
 import { readConfigs, storedParts } from "./modelFolder.ts";
+import { requireFloats } from "./quantization.ts";
 import { type PlacedTensor, rememberLast, TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
 
@@ -24,28 +26,6 @@ export interface ExportOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Names in the file by those of model/parameters.ts. */
-const names: Readonly<Record<string, string>> = {
-  "model.embed_tokens.weight": "token_embd",
-  "model.norm.weight": "output_norm",
-  "lm_head.weight": "output",
-  input_layernorm: "attn_norm",
-  "self_attn.q_proj": "attn_q",
-  "self_attn.k_proj": "attn_k",
-  "self_attn.v_proj": "attn_v",
-  "self_attn.o_proj": "attn_output",
-  "self_attn.q_norm": "attn_q_norm",
-  "self_attn.k_norm": "attn_k_norm",
-  post_attention_layernorm: "ffn_norm",
-  "mlp.gate": "ffn_gate_inp",
-  "mlp.experts.gate_proj": "ffn_gate_exps",
-  "mlp.experts.up_proj": "ffn_up_exps",
-  "mlp.experts.down_proj": "ffn_down_exps",
-  "mlp.gate_proj": "ffn_gate",
-  "mlp.up_proj": "ffn_up",
-  "mlp.down_proj": "ffn_down",
-};
-
 /**
  * Writes the file, all of it or none.
  * @throws UsageError for a model that llama.cpp's architectures cannot express; RunError for damage or a full disk.
@@ -56,6 +36,7 @@ export async function exportGguf(
   { type, onProgress, announce, signal }: ExportOptions,
 ): Promise<{ architecture: string; tensors: number; parameters: number }> {
   const { config, stored } = readConfigs(folder);
+  requireFloats(stored, folder, "written as GGUF");
   const architecture = architectureOf(config, stored, folder);
   if (keptNeurons(config) < expertWidth(config)) {
     announce?.("engines that read GGUF use all neurons: this model's K is not in the file");
@@ -85,12 +66,12 @@ export async function exportGguf(
         for (const expert of storedParts(spec).keys()) {
           throwIfAborted(signal);
           const values = readPart(findPart(files, spec, expert, config.variant?.family));
-          yield encodeGguf(architecture === "llama" ? interleaved(spec, values, config) : values, as);
+          yield encodeGguf(architecture === "llama" ? interleavedRows(spec, values, config) : values, as);
           done += values.length;
           onProgress?.(done, total);
         }
       }
-      return { name: `${ggufName(spec.name)}.weight`, shape: spec.shape, type: as, data };
+      return { name: ggufName(spec.name), shape: spec.shape, type: as, data };
     });
     const metadata = {
       "general.architecture": architecture,
@@ -142,35 +123,6 @@ function architectureOf(
       return refuse(`model_type ${family}`);
   }
 }
-
-function ggufName(name: string): string {
-  const layer = name.match(/^model\.layers\.(\d+)\.(.*?)(\.weight)?$/);
-  const known = names[layer ? layer[2] : name];
-  if (known === undefined) throw new UsageError(`${name} has no place in a GGUF file`);
-  return layer ? `blk.${layer[1]}.${known}` : known;
-}
-
-/**
- * Rows of llama's queries and keys: halves of a head that are rotated with each other lie side by side there.
- */
-function interleaved(
-  { name, shape }: ParameterSpec,
-  values: Float32Array,
-  { head_dim: C }: ModelConfig,
-): Float32Array {
-  if (!/self_attn\.[qk]_proj/.test(name)) return values;
-  const [rows, width] = shape;
-  const out = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    const [head, within] = [Math.floor(row / C), row % C];
-    const half = within < C / 2 ? 0 : 1;
-    const to = head * C + 2 * (within - (half * C) / 2) + half;
-    out.set(values.subarray(row * width, (row + 1) * width), to * width);
-  }
-  return out;
-}
-
-const tokenTypes = { normal: 1, control: 3, userDefined: 4, unused: 5 } as const;
 
 /** Byte-level BPE as llama.cpp takes it. */
 function tokenizerKeys(

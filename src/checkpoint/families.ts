@@ -5,6 +5,7 @@
 import { quote, UsageError } from "../errors.ts";
 import type { ModelVariant } from "../model/variant.ts";
 import { checkConfigTypes } from "./configTypes.ts";
+import { checkQuantization } from "./quantization.ts";
 import { ropeOf, type Stored } from "./ropeConfig.ts";
 
 export type { Stored } from "./ropeConfig.ts";
@@ -335,6 +336,7 @@ export function translateConfig(
   const name = given.model_type as string;
   const family = familyOf(name, where);
   checkConfigTypes(given, where);
+  checkQuantization(given, refuse);
   // A key that is null says nothing, but for these, where it is a value.
   const nullable = ["sliding_window", "num_neurons_per_tok", "q_lora_rank"];
   const said = Object.entries(given).filter(([key, value]) => value !== null || nullable.includes(key));

@@ -4,9 +4,11 @@
 import type { ModelConfig } from "../model/config.ts";
 import { countParameters, type ParameterCounts, parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
+import { byteMatrix, findBytes } from "./byteTensors.ts";
 import { findModelFolder } from "./loadModel.ts";
-import { readModelConfig, storedParts } from "./modelFolder.ts";
+import { readConfigs, storedParts } from "./modelFolder.ts";
 import { findNonFinite, type NonFinite } from "./nonFinite.ts";
+import { isInt8 } from "./quantization.ts";
 import { TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
 
@@ -55,24 +57,28 @@ export interface ModelInspection {
  */
 export function inspectModel(path: string): ModelInspection {
   const folder = findModelFolder(path);
-  const config = readModelConfig(folder);
+  const { config, stored } = readConfigs(folder);
   return {
     path: folder,
     config,
-    dtypes: checkStoredTensors(folder, config),
+    dtypes: checkStoredTensors(folder, config, isInt8(stored)),
     tensors: summarise(config),
     parameters: countParameters(config),
   };
 }
 
 /** Whether every tensor is there in its shape. @returns the types of values that occur. */
-function checkStoredTensors(folder: string, config: ModelConfig): string[] {
+function checkStoredTensors(folder: string, config: ModelConfig, int8: boolean): string[] {
   const file = TensorFiles.open(folder);
   file.close();
   const dtypes = new Set<string>();
   for (const spec of parameterSpecs(config)) {
     for (const expert of storedParts(spec).keys()) {
-      dtypes.add(findPart(file, spec, expert, config.variant?.family).dtype);
+      const matrix = int8 && byteMatrix(spec, expert, config);
+      const part = matrix
+        ? findBytes(file, matrix).values
+        : findPart(file, spec, expert, config.variant?.family);
+      dtypes.add(part.dtype);
     }
   }
   return [...dtypes].sort();

@@ -13,7 +13,7 @@ import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
 import { readGenerationDefaults } from "./generation.ts";
 import { type HubOptions, resolveModelPath } from "./hub.ts";
-import { readModelConfig, readTokenizer } from "./modelFolder.ts";
+import { holdsInt8, readModelConfig, readTokenizer } from "./modelFolder.ts";
 import { readNeuronsOption } from "./studyFile.ts";
 import { hasTensors } from "./tensorFiles.ts";
 
@@ -21,8 +21,8 @@ export interface LoadOptions extends HubOptions {
   /** Neurons kept per token in each expert, as model/neurons.ts reads it: 0.25, "25%", 64, a list by layer, a study's file. */
   readonly neurons?: NeuronsOption;
   /**
-   * How weights are kept: f32, bf16, or int8 with a scale per row. `auto` (default): bf16 for a checkpoint of 16-bit
-   * numbers and where the hardware multiplies bf16, else f32.
+   * How weights are kept: f32, bf16, or int8 with a scale per row. `auto` (default): int8 for a checkpoint of int8, which
+   * cannot be kept otherwise; bf16 for one of 16-bit numbers and where the hardware multiplies bf16; else f32.
    */
   readonly dtype?: "auto" | WeightFormat;
   readonly threads?: number;
@@ -43,6 +43,10 @@ export function findModelFolder(path: string): string {
   const checkpoints = join(path, "checkpoints");
   if (!existsSync(path))
     throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
+  if (path.toLowerCase().endsWith(".gguf"))
+    throw new UsageError(
+      `${path} is a GGUF file: make a model folder of it with mone convert ${path} FOLDER`,
+    );
   const steps = existsSync(checkpoints)
     ? readdirSync(checkpoints)
         .map((name) => name.match(/^step-(\d+)$/)?.[1])
@@ -82,9 +86,16 @@ export function openStoredModel(
   stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
   const config = withOverrides(stored, overrides, join(folder, "config.json"));
-  const source = new CheckpointSource(folder, backend, { largeBytes, family: config.variant?.family });
+  const int8 = holdsInt8(folder);
+  if (int8 && dtype !== "auto" && dtype !== "int8") {
+    throw new UsageError(
+      `${folder} holds int8 weights, which cannot be kept as ${dtype}: leave that out, or use the checkpoint that they were made from`,
+    );
+  }
+  const source = new CheckpointSource(folder, config, backend, { largeBytes, int8 });
   const halves = ["BF16", "F16"].includes(source.mainType);
-  const format = dtype === "auto" ? (halves || backend.nativeBf16 ? "bf16" : "f32") : dtype;
+  const automatic = int8 ? "int8" : halves || backend.nativeBf16 ? "bf16" : "f32";
+  const format = dtype === "auto" ? automatic : dtype;
   const options = { type: weightTypeOf(format), onProgress };
   return new Transformer(config, backend, createStoredWeights(config, backend, source, options));
 }

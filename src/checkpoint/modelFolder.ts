@@ -12,6 +12,7 @@ import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
 import { translateConfig } from "./families.ts";
+import { isInt8, requireFloats } from "./quantization.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { isObject, parseStrictJson } from "./strictJson.ts";
 import { TensorFiles } from "./tensorFiles.ts";
@@ -89,6 +90,11 @@ export function readConfigs(folder: string): { config: ModelConfig; stored: Reco
   return { config: configOfStored(stored, path), stored };
 }
 
+/** Whether a model folder's matrices are stored as bytes. @throws as `readConfigs`. */
+export function holdsInt8(folder: string): boolean {
+  return isInt8(readConfigs(folder).stored);
+}
+
 /** The configuration that the content of a config.json asks for. @throws UsageError naming `where` if it cannot work. */
 export function configOfStored(stored: Readonly<Record<string, unknown>>, where: string): ModelConfig {
   const { config, variant } = translateConfig(stored, where);
@@ -155,7 +161,9 @@ export function openModel(
   overrides: Partial<ModelConfig> = {},
 ): Transformer {
   const path = join(folder, "config.json");
-  const config = withOverrides(readModelConfig(folder), overrides, path);
+  const read = readConfigs(folder);
+  requireFloats(read.stored, folder, "trained or changed");
+  const config = withOverrides(read.config, overrides, path);
   if (config.variant) {
     throw new UsageError(
       `${path}: a model of the family ${config.variant.family} with such settings can be run, but not trained here`,

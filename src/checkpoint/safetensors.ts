@@ -2,9 +2,10 @@
 // the data. Reads single tensors without loading the file and writes with one tensor in memory. The header is
 // checked completely before any tensor is allocated: files come from strangers.
 // Not here: what the tensors mean. Hosts are little-endian, like the format and every CPU the kernels run on.
-import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync } from "node:fs";
 import { quote, RunError, UsageError } from "../errors.ts";
-import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { allocateFor, openForReading, readFully } from "./readFile.ts";
 import { isObject, parseStrictJson } from "./strictJson.ts";
 
 const BYTES_PER_ITEM = {
@@ -52,7 +53,6 @@ const MAX_HEADER_BYTES = 100_000_000;
 /** Of a header: `"":{"dtype":"F32","shape":[],"data_offsets":[0,0]},` without some blanks. */
 const LEAST_ENTRY_BYTES = 40;
 const MAX_NESTING = 3; // header, tensor, shape
-const MAX_READ_BYTES = 2 ** 30; // one read call takes less than 2 GiB
 const METADATA_KEY = "__metadata__";
 
 const INTEGER_ARRAYS = {
@@ -333,52 +333,31 @@ function isSizes(value: unknown): value is readonly number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 }
 
-function openForReading(path: string): number {
-  try {
-    // O_NONBLOCK: opening a pipe that nobody writes to would wait for ever; it is refused as no file.
-    return openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  } catch (error) {
-    const reason = errorCode(error) === "ENOENT" ? "there is no such file" : String(errorCode(error));
-    throw new RunError(`cannot open ${path}: ${reason}`, { cause: error });
-  }
-}
-
 function readExactly(
   path: string,
   descriptor: number,
   position: number,
   length: number,
 ): Uint8Array<ArrayBuffer> {
-  const bytes = allocate(path, length);
+  const bytes = allocateFor(path, length);
   fill(path, descriptor, position, bytes);
   return bytes;
 }
 
 /** Fills `bytes` from the file, from `position` on. */
 function fill(path: string, descriptor: number, position: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) {
-    const wanted = Math.min(bytes.length - done, MAX_READ_BYTES);
-    const count = readSync(descriptor, bytes, done, wanted, position + done);
-    if (count === 0) throw damaged(path, "it became shorter while it was read");
-    done += count;
-  }
+  if (!readFully(descriptor, position, bytes)) throw damaged(path, "it became shorter while it was read");
 }
 
-function allocate(path: string, length: number): Uint8Array<ArrayBuffer> {
-  try {
-    return new Uint8Array(length);
-  } catch (error) {
-    throw new RunError(`${path}: there is no memory for a tensor of ${length} bytes`, { cause: error });
-  }
-}
-
-function bfloat16ToFloat32(stored: Uint16Array): Float32Array<ArrayBuffer> {
+/** Bits of bf16 as f32. */
+export function bfloat16ToFloat32(stored: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(stored.length);
   for (let i = 0; i < words.length; i++) words[i] = stored[i] << 16;
   return new Float32Array(words.buffer);
 }
 
-function float16ToFloat32(stored: Uint16Array): Float32Array<ArrayBuffer> {
+/** Bits of half precision as f32. */
+export function float16ToFloat32(stored: Uint16Array): Float32Array<ArrayBuffer> {
   const words = new Uint32Array(stored.length);
   const floats = new Float32Array(words.buffer);
   for (let i = 0; i < words.length; i++) {

@@ -55,7 +55,7 @@ export function addGenerateCommand(program: Command): void {
     .option("--seed <n>", "the same seed gives the same text (default: a new one each time)", integer(0))
     .option("--stop <text>", "stop before this text; may be given several times", repeated)
     .option("--neurons <k>", neuronsHelp)
-    .addOption(dtypeOption("auto"));
+    .addOption(dtypeOption());
   addThreadsOption(command);
   addCommonOptions(command, 'mone generate runs/first "Once upon a time" --max-tokens 100 --temperature 0.7');
   command.action(action(run));

@@ -1,13 +1,13 @@
-// `mone inspect`: what is in a model folder.
+// `mone inspect`: what is in a model folder or a GGUF file.
 
 import type { Command } from "commander";
 import type { ModelInspection } from "../checkpoint/inspect.ts";
 import { describeNonFinite } from "../checkpoint/nonFinite.ts";
-import { RunError } from "../errors.ts";
+import { RunError, UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import { formatBytes, formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { localModel } from "./localModel.ts";
+import { isGguf, localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
 export function addInspectCommand(program: Command): void {
@@ -18,7 +18,7 @@ export function addInspectCommand(program: Command): void {
     "--check-values",
     "also read all weights, and fail if one is NaN or infinite",
   );
-  addCommonOptions(command, "mone inspect runs/first");
+  addCommonOptions(command, "mone inspect runs/first      (or model.gguf)");
   command.action(action(run));
 }
 
@@ -29,6 +29,11 @@ async function run(
 ): Promise<void> {
   const { output } = context;
   const { checkValues, inspectModel } = await import("../checkpoint/inspect.ts");
+  if (isGguf(given)) {
+    if (wanted)
+      throw new UsageError("--check-values is for model folders: convert the GGUF file to one first");
+    return inspectFile(context, given);
+  }
   const path = await localModel(context, given, offline);
   const inspection = inspectModel(path);
   if (wanted) {
@@ -64,6 +69,35 @@ async function run(
       `${inspection.nonFinite[0].file}: ${describeNonFinite(inspection.nonFinite[0])}; the model cannot work, download or train it again`,
     );
   }
+}
+
+async function inspectFile({ output }: Context, path: string): Promise<void> {
+  const { inspectGguf } = await import("../checkpoint/inspectGguf.ts");
+  const inspection = inspectGguf(path);
+  const { version, bytes, keys, tensors, parameters } = inspection;
+  output.line(
+    `${path}: GGUF version ${version}, ${formatBytes(bytes)}, ${formatCount(parameters)} parameters`,
+  );
+  output.line();
+  for (const [key, value] of Object.entries(keys)) output.line(`${oneLine(key)}: ${oneLine(value)}`);
+  output.line();
+  output.table({
+    columns: [
+      { key: "name", label: "Tensor", align: "left" },
+      { key: "type", label: "Type", align: "left" },
+      { key: "shape", label: "Shape", align: "right" },
+      { key: "tensors", label: "Count", align: "right" },
+      { key: "parameters", label: "Parameters", align: "right" },
+      { key: "bytes", label: "Bytes", align: "right" },
+    ],
+    rows: tensors.map((tensor) => ({ ...tensor, shape: tensor.shape.join(" x ") })),
+  });
+  output.json(inspection);
+}
+
+/** Texts of files may hold anything. */
+function oneLine(value: unknown): string {
+  return typeof value === "string" && !/\p{Cc}/u.test(value) ? value : JSON.stringify(value);
 }
 
 /** The configuration in brief. */

@@ -13,7 +13,7 @@ interface LogitsFlags {
   readonly router?: boolean;
   readonly threads?: number;
   readonly offline?: boolean;
-  readonly dtype: "auto" | WeightFormat;
+  readonly dtype?: "auto" | WeightFormat;
 }
 
 export function addLogitsCommand(program: Command): void {
@@ -24,7 +24,7 @@ export function addLogitsCommand(program: Command): void {
     .requiredOption("--ids <list>", "tokens by number, e.g. 1,2,3")
     .option("--neurons <k>", neuronsHelp)
     .option("--router", "also router logits, chosen experts and their weights, layer by layer")
-    .addOption(dtypeOption("f32"));
+    .addOption(dtypeOption("f32, int8 for a checkpoint of int8"));
   addThreadsOption(command);
   addCommonOptions(command, "mone logits runs/first --ids 1,2,3 --router --json");
   command.action(action(run));
@@ -39,7 +39,7 @@ async function run(
   const { findModelFolder, openStoredModel } = await import("../checkpoint/loadModel.ts");
   const { resolveNeurons } = await import("../model/neurons.ts");
   const { readNeuronsOption } = await import("../checkpoint/studyFile.ts");
-  const { readModelConfig } = await import("../checkpoint/modelFolder.ts");
+  const { holdsInt8, readModelConfig } = await import("../checkpoint/modelFolder.ts");
   const { openBackend } = await import("../backends/cpu.ts");
   const { textLogits } = await import("../infer/logits.ts");
   const folder = findModelFolder(await localModel(context, given, offline));
@@ -48,7 +48,8 @@ async function run(
   const kept = neurons === undefined ? undefined : resolveNeurons(readNeuronsOption(neurons), config);
   const backend = openBackend({ threads }, output.note);
   try {
-    const model = openStoredModel(folder, backend, { dtype }, {}, config);
+    const format = dtype ?? (holdsInt8(folder) ? "int8" : "f32");
+    const model = openStoredModel(folder, backend, { dtype: format }, {}, config);
     try {
       const { logits, routing } = await textLogits(model, ids, { router, kept });
       const rows = (values: Float32Array | Uint32Array) => {

@@ -94,10 +94,17 @@ export function repeated(text: string, earlier: readonly string[] = []): readonl
   return [...earlier, text];
 }
 
-/** `--dtype` of commands that run a model. */
-export function dtypeOption(fallback: "auto" | "f32"): Option {
-  const help = "how weights are kept; auto: bf16 for 16-bit checkpoints and where the hardware multiplies it";
-  return new Option("--dtype <type>", help)
-    .choices(["auto", "f32", "bf16", "int8"])
-    .default(fallback, fallback);
+/**
+ * `--dtype` of commands that run a model.
+ * @param otherwise what the command does without it, in words; absent: `auto`.
+ */
+export function dtypeOption(otherwise?: string): Option {
+  const auto = "auto: as an int8 checkpoint is, bf16 for 16-bit ones and where the hardware multiplies it";
+  const choices = ["auto", "f32", "bf16", "int8"];
+  if (otherwise === undefined) {
+    return new Option("--dtype <type>", `how weights are kept; ${auto}`).choices(choices).default("auto");
+  }
+  return new Option("--dtype <type>", `how weights are kept (default: ${otherwise}); ${auto}`).choices(
+    choices,
+  );
 }

@@ -59,7 +59,7 @@ export function addStudyCommand(program: Command): void {
     .option("--tolerance <share>", "rise of perplexity that the verdict allows", number, 0.01)
     .option("--seed <n>", "seed of random pruning and of the bootstrap", integer(0), 1)
     .option("--no-per-layer", "leave out K per layer, which takes passes for each layer")
-    .addOption(dtypeOption("auto"));
+    .addOption(dtypeOption());
   addThreadsOption(command);
   addCommonOptions(command, "mone study runs/first --data input.txt");
   command.action(action(run));

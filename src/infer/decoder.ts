@@ -11,6 +11,7 @@ import {
   storeKeyValueBf16,
   storeKeyValueF32,
 } from "../kernels/cachedAttention.ts";
+import { attentionOf } from "../model/attention.ts";
 import type { Attend, ForwardOptions, Transformer } from "../model/transformer.ts";
 import { embedding, linear, tokenScores } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
@@ -269,9 +270,6 @@ export class Decoder {
     const { slots: cacheSlots, maxPositions } = this;
     const shape = { rows: slots.size, cacheSlots, maxPositions, kvHeads, headDim };
     const halves = this.cacheType === "bf16";
-    const scale = config.variant?.attentionScale ?? headDim ** -0.5;
-    const windowOf = (layer: number) =>
-      (config.variant?.windowLayers?.includes(layer) ?? true) ? (config.sliding_window ?? 0) : 0;
     return (tape, layer, q, k, v) => {
       const cache = { keys: this.#keys[layer], values: this.#values[layer] };
       const rows = { slots: slots.buffer, positions: positions.buffer };
@@ -281,7 +279,7 @@ export class Decoder {
       return tape.infer(
         halves ? cachedAttentionBf16 : cachedAttentionF32,
         { q, keys, values, slots, positions },
-        { ...shape, heads, window: windowOf(layer), scale },
+        { ...shape, heads, ...attentionOf(config, layer) },
         { o: q.shape },
       ).o;
     };

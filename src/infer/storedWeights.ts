@@ -4,21 +4,13 @@
 // Letters: D width, E experts, F neurons.
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
-import { copy } from "../kernels/elementwise.ts";
-import {
-  copyBf16,
-  decodeBf16,
-  encodeBf16,
-  encodeInt8,
-  transposeBf16,
-  transposeF32,
-} from "../kernels/encode.ts";
 import { scalesFor, type WeightType } from "../kernels/stored.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
 import type { StoredWeights } from "../model/transformer.ts";
 import type { StoredExperts } from "../tensor/ops.ts";
 import { StoredTensor, sizeOf, Tensor } from "../tensor/tensor.ts";
+import { encodeWeights } from "./encodeWeights.ts";
 
 /** How weights are kept, as users say it. */
 export type WeightFormat = "f32" | "bf16" | "int8";
@@ -42,7 +34,17 @@ export interface WeightSource {
     specs: readonly ParameterSpec[],
     type: WeightType,
   ): { buffer: DeviceBuffer; places: number[] } | undefined;
+  /** Set where matrices come as bytes already; `tensor` is asked for what is f32 then (`byteForm`). */
+  readonly bytes?: ByteSource;
   close(): void;
+}
+
+/** Matrices in the form of `byteForm`: one, or one expert of it. */
+export interface ByteSource {
+  /** Good until the next call. */
+  values(spec: ParameterSpec, expert?: number): Int8Array;
+  /** One per row of `values`. */
+  scales(spec: ParameterSpec, expert?: number): Float32Array;
 }
 
 export interface StoreOptions {
@@ -123,6 +125,15 @@ export function createStoredWeights(
   }
 }
 
+/**
+ * How a parameter is stored where matrices are bytes: its rows with a scale each; its columns (down projections of networks,
+ * which are read neuron by neuron); or floats (norms, biases, routers).
+ */
+export function byteForm(spec: ParameterSpec, { variant }: ModelConfig): "rows" | "columns" | "floats" {
+  if (spec.shape.length === 1 || matrixType(spec, "i8") === "f32") return "floats";
+  return spec.name.match(PROJECTION)?.[2] === "down" && !variant?.mlpBias ? "columns" : "rows";
+}
+
 /** Routers stay f32: a rounding there would change which expert is chosen. So does the row that gates a shared expert. */
 function matrixType({ name }: ParameterSpec, type: WeightType): WeightType {
   return /\.mlp\.(gate|shared_expert_gate)\.weight$/.test(name) ? "f32" : type;
@@ -168,28 +179,62 @@ class Store {
   #matrixBuffer(spec: ParameterSpec, type: WeightType): { buffer: DeviceBuffer; scales: Tensor } {
     const [rows, width] = spec.shape.length === 1 ? [1, spec.shape[0]] : spec.shape;
     const scales = this.#scales(type, [rows]);
+    const bytes = type === "i8" ? this.#source.bytes : undefined;
+    if (bytes) this.#backend.write(scales.buffer, bytes.scales(spec));
     const inPlace = this.#source.inPlace(spec, type);
     if (inPlace) {
       this.#owned.push(inPlace);
       return { buffer: inPlace, scales };
     }
+    if (bytes) {
+      const buffer = this.#allocate(type, rows * width);
+      this.#backend.write(buffer, bytes.values(spec));
+      return { buffer, scales };
+    }
     const from = this.#source.tensor(spec);
     const buffer = this.#allocate(type, rows * width);
-    this.#encode(from, { to: buffer, scales: scales.buffer, rows, width });
+    encodeWeights(this.#backend, from, { to: buffer, scales: scales.buffer, rows, width });
     this.#source.release(from);
     return { buffer, scales };
   }
 
-  /** Experts whose gate and up stay where they are; the function transposes down. */
+  /** Experts whose gate and up stay where they are; the function transposes down, unless it lies as it is wanted. */
   networkInPlace({ gate, up, down, neurons, width, experts }: Network): (() => StoredExperts) | undefined {
-    if (experts === undefined) return undefined;
+    const bytes = this.#source.bytes !== undefined;
+    if (experts === undefined && !bytes) return undefined;
     const together = this.#source.together([gate, up], this.#type);
     if (!together) return undefined;
     this.#owned.push(together.buffer);
-    const shape = [experts, neurons, width];
-    const tensor = new StoredTensor(together.buffer, shape, this.#scales(this.#type, [experts, neurons]));
+    const shape = [experts ?? 1, neurons, width];
+    const [ofGate, ofUp] = [gate, up].map(
+      (spec) => new StoredTensor(together.buffer, shape, this.#scalesOf(spec, shape)),
+    );
     const places = this.#places(together.places);
-    return () => ({ gate: tensor, up: tensor, down: this.#encodeAll(down, shape, experts, true), places });
+    const whole = bytes ? this.#wholeInPlace(down, shape) : undefined;
+    return () => ({
+      gate: ofGate,
+      up: ofUp,
+      down: whole ?? this.#encodeAll(down, shape, experts, true),
+      places,
+    });
+  }
+
+  /** All experts of a parameter, if they follow each other where they lie. */
+  #wholeInPlace(spec: ParameterSpec, shape: readonly number[]): StoredTensor | undefined {
+    const together = this.#source.together([spec], this.#type);
+    if (!together) return undefined;
+    this.#owned.push(together.buffer);
+    const [, rows, width] = shape;
+    if (together.places.some((place, e) => place !== e * rows * width)) return undefined;
+    return new StoredTensor(together.buffer, shape, this.#scalesOf(spec, shape));
+  }
+
+  /** Scales of all experts of a parameter that lies in place: [E, rows], or none. */
+  #scalesOf(spec: ParameterSpec, [count, rows]: readonly number[]): Tensor {
+    const scales = this.#scales(this.#type, [count, rows]);
+    for (let e = 0; e < count && this.#source.bytes; e++)
+      this.#backend.write(scales.buffer, this.#source.bytes.scales(spec, e), e * rows);
+    return scales;
   }
 
   /** Gate and up encoded, down transposed. */
@@ -219,53 +264,21 @@ class Store {
       shape,
       this.#scales(type, [count, rows]),
     );
+    const { bytes } = this.#source;
     for (let e = 0; e < count; e++) {
+      if (bytes) {
+        this.#backend.write(tensor.buffer, bytes.values(spec, e), e * size);
+        this.#backend.write(tensor.scales.buffer, bytes.scales(spec, e), e * rows);
+        continue;
+      }
       const from = this.#source.tensor(spec, experts === undefined ? undefined : e);
       const to = this.#backend.slice(tensor.buffer, e * size, size);
       const scales = this.#backend.slice(tensor.scales.buffer, e * scaleCount, scaleCount);
-      this.#encode(from, { to, scales, rows, width, transposed });
+      encodeWeights(this.#backend, from, { to, scales, rows, width, transposed });
       for (const part of [to, scales]) this.#backend.free(part);
       this.#source.release(from);
     }
     return tensor;
-  }
-
-  /** Writes a matrix of f32 or bf16 into `to`, [rows, width] in `to`'s type; `transposed`: it comes as [width, rows]. */
-  #encode(
-    from: DeviceBuffer,
-    to: { to: DeviceBuffer; scales: DeviceBuffer; rows: number; width: number; transposed?: boolean },
-  ): void {
-    const backend = this.#backend;
-    const { scales, rows, width } = to;
-    const n = rows * width;
-    const scratch: DeviceBuffer[] = [];
-    const into = (dtype: "f32" | "bf16", last: boolean) => {
-      if (last) return to.to;
-      scratch.push(backend.allocate(dtype, n));
-      return scratch[scratch.length - 1];
-    };
-    let x = from;
-    if (to.transposed) {
-      const y = into(x.dtype as "f32" | "bf16", x.dtype === to.to.dtype);
-      backend.run(
-        x.dtype === "bf16" ? transposeBf16 : transposeF32,
-        { x, y },
-        { groups: 1, rows: width, columns: rows },
-      );
-      x = y;
-    }
-    if (x.dtype === "bf16" && to.to.dtype !== "bf16") {
-      const y = into("f32", to.to.dtype === "f32");
-      backend.run(decodeBf16, { x, y }, { n });
-      x = y;
-    }
-    if (x !== to.to) {
-      if (to.to.dtype === "i8") backend.run(encodeInt8, { x, y: to.to, scales }, { rows, width });
-      else if (x.dtype === "bf16") backend.run(copyBf16, { x, y: to.to }, { n });
-      else if (to.to.dtype === "bf16") backend.run(encodeBf16, { x, y: to.to }, { n });
-      else backend.run(copy, { x, y: to.to }, { n, accumulate: 0 });
-    }
-    for (const buffer of scratch) backend.free(buffer);
   }
 
   #scales(type: WeightType, rows: readonly number[]): Tensor {

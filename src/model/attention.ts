@@ -31,6 +31,15 @@ export interface AttentionBlock {
 /** The norms inside latent attention have an epsilon of their own, whatever `rms_norm_eps` says (transformers 5.18). */
 const LATENT_EPS = 1e-6;
 
+/** What scales scores, and how many tokens a query of a layer sees, itself included (0: all earlier ones). */
+export function attentionOf({ variant, head_dim, sliding_window }: ModelConfig, layer: number) {
+  const slides = variant?.windowLayers?.includes(layer) ?? true;
+  return {
+    scale: variant?.attentionScale ?? head_dim ** -0.5,
+    window: slides ? (sliding_window ?? 0) : 0,
+  };
+}
+
 /** Applies the block to the normed x_TD. */
 export function attentionBlock(tape: Tape, x: Tensor, block: AttentionBlock): Tensor {
   const { config, bf16, weight } = block;

@@ -82,10 +82,10 @@ export function attention(
   q: Tensor,
   key: Tensor,
   v: Tensor,
-  shape: AttentionShape,
+  shape: AttentionShape & { readonly scale: number },
   bf16: boolean,
 ): Tensor {
-  const params = { ...shape, scale: shape.headDim ** -0.5, bf16: bf16 ? 1 : 0 };
+  const params = { ...shape, bf16: bf16 ? 1 : 0 };
   const rows = shape.batch * shape.seq * shape.heads;
   return tape.call(k.attention, { q, k: key, v }, params, { o: q.shape, lse: [rows] }).o;
 }

@@ -1,6 +1,7 @@
 // One training step, on one page: forward, losses, backward for each micro-batch, then one update.
 // Letters: B sequences, S tokens each, T = B S.
 
+import { attentionOf } from "../model/attention.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { Attend, ForwardOutput, Transformer } from "../model/transformer.ts";
 import { attention, headCrossEntropy } from "../tensor/ops.ts";
@@ -27,9 +28,9 @@ export function attendWithin(config: ModelConfig, batch: number, seq: number, bf
     heads: config.num_attention_heads,
     kvHeads: config.num_key_value_heads,
     headDim: config.head_dim,
-    window: config.sliding_window ?? 0,
   };
-  return (tape, _layer, q, k, v) => attention(tape, q, k, v, shape, bf16);
+  return (tape, layer, q, k, v) =>
+    attention(tape, q, k, v, { ...shape, ...attentionOf(config, layer) }, bf16);
 }
 
 /** Runs a batch through the model up to its loss. `recompute`, `kept`: see ForwardOptions. */
