@@ -74,6 +74,7 @@ test("numbers are formatted for people", () => {
     "n/a",
   ]);
   assert.equal(formatPercent(0.4166), "41.7 %");
+  assert.equal(formatPercent(-0.00001), "0.0 %");
   assert.equal(formatFixed(1.23456, 2), "1.23");
 });
 

@@ -12,6 +12,8 @@ export interface Axis {
   include?: number[];
   /** Ends where the values end, and has ticks at whole numbers only: for layers and other things that are counted. */
   counted?: boolean;
+  /** Nothing is labelled beyond it, where the axis ends in room that stands for no value. */
+  lastTick?: number;
 }
 
 export interface Ruler {
@@ -36,7 +38,10 @@ export function rulerOf(axis: Axis, values: Iterable<number>, count: number, nic
   if (!axis.log) {
     if (nice && !axis.counted) linear.nice(count);
     const areWhole = axis.counted || drawable.every(Number.isInteger);
-    const ticks = linear.ticks(count).filter((tick) => !areWhole || Number.isInteger(tick));
+    const { lastTick = Number.POSITIVE_INFINITY } = axis;
+    const ticks = linear
+      .ticks(count)
+      .filter((tick) => (!areWhole || Number.isInteger(tick)) && tick <= lastTick);
     return { scale: linear, ticks: labelled(ticks, true) };
   }
   const scale = scaleLog().domain(domain);

@@ -33,7 +33,10 @@ export function formatDuration(seconds: number): string {
 
 /** A share in 0..1 as "41.7 %". */
 export function formatPercent(share: number, digits = 1): string {
-  return Number.isFinite(share) ? `${(share * 100).toFixed(digits)} %` : notANumber;
+  if (!Number.isFinite(share)) return notANumber;
+  // What is rounded to nothing has no sign.
+  const text = (share * 100).toFixed(digits);
+  return `${Number(text) === 0 ? text.replace("-", "") : text} %`;
 }
 
 /** A number with a fixed count of decimals. */

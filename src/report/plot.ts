@@ -319,7 +319,8 @@ function gridOf(
 }
 
 function textWidth(text: string): number {
-  return [...text].length * characterWidth;
+  const wide = text.match(/[mwMW%]/g)?.length ?? 0;
+  return ([...text].length + wide / 2) * characterWidth;
 }
 
 /** Lines of at most `room` characters; what does not fit into `limit` lines, or is one longer word, ends in "...". */

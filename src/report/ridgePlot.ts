@@ -22,7 +22,9 @@ export function ridgePlot(plot: Frame & { ridges: readonly Ridge[] }): string {
     .reduce((a, b) => Math.max(a, b), 0);
   const scale = highest > 0 ? REACH / highest : 0;
   const rows = ridges.map(({ row }) => row);
-  return drawn(plot, {
+  // The uppermost ridge needs room above the last row.
+  const frame = { ...plot, y: { ...plot.y, lastTick: Math.max(0, ...rows) } };
+  return drawn(frame, {
     kind: "Ridge plot",
     summary: `${ridges.length} distributions; heights: ${rangeInWords(ridges.flatMap(({ points }) => points.map(([, height]) => height)))}.`,
     legend: [],

@@ -212,12 +212,14 @@ function rivals(study: StudyResult): Section {
         name,
         colour,
         dots: true,
-        points: [...reference, ...speeds.filter((one) => one.kind === kind && one.setting !== "reference")]
-          .flatMap(({ setting, tokensPerSecond }): [number, number][] => {
-            const result = settings.find((one) => one.name === setting);
-            return result ? [[tokensPerSecond, result.perplexity]] : [];
-          })
-          .sort((a, b) => a[0] - b[0]),
+        // In the order of what is dropped, so that a line leads from the model as it is to the least one.
+        points: [
+          ...reference,
+          ...speeds.filter((one) => one.kind === kind && one.setting !== "reference"),
+        ].flatMap(({ setting, tokensPerSecond }): [number, number][] => {
+          const result = settings.find((one) => one.name === setting);
+          return result ? [[tokensPerSecond, result.perplexity]] : [];
+        }),
       }),
     ),
   });

@@ -105,7 +105,7 @@ export function layersTable({ activation }: StudyResult): Table {
         .filter((_, i) => [1, 3, 5].includes(i)),
       ...thresholdsShown.map((share, i) => ({
         key: `below${i}`,
-        label: `< ${share} mean`,
+        label: `<\u00a0${share} mean`,
         align: "right" as const,
         format: percent,
         note: "Share of |G| below this multiple of the layer's mean.",
