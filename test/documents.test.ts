@@ -23,7 +23,13 @@ test("src/mone/README.md quotes code that exists", () => {
   assert.ok(rows >= 20, `only ${rows} rows were found`);
 });
 
-for (const document of ["README.md", "CONTRIBUTING.md", "docs/LOG.md", "src/mone/README.md"]) {
+for (const document of [
+  "README.md",
+  "CONTRIBUTING.md",
+  "docs/LOG.md",
+  "docs/CHECKPOINTS.md",
+  "src/mone/README.md",
+]) {
   test(`links of ${document} lead somewhere`, () => {
     const text = readFileSync(join(root, document), "utf8");
     for (const [, target] of text.matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)) {
