@@ -1,7 +1,7 @@
 // The study on tiny models: criteria against their definitions, what must be equal to the last bit, resuming.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -18,6 +18,7 @@ import { Transformer } from "../src/model/transformer.ts";
 import { gatherActivation, layerStatistics } from "../src/study/activation.ts";
 import { calibrate } from "../src/study/calibrate.ts";
 import { type Evaluation, Evaluator } from "../src/study/evaluate.ts";
+import { planStudy } from "../src/study/plan.ts";
 import { neuronSetting, parseCriteria, planSettings, type Setting } from "../src/study/settings.ts";
 import { study } from "../src/study/study.ts";
 import { readStudyText, type StudyText, type Window } from "../src/study/text.ts";
@@ -234,6 +235,17 @@ test("windows respect documents, do not overlap, and calibration is of other doc
     const before = all[i - 1];
     if (before?.document === document) assert.equal(start, before.start + before.inputs.length);
   }
+});
+
+test("of a short text in one document most is measured, though the model could see it whole", async () => {
+  const data = join(folder, "one.txt");
+  writeFileSync(data, toyText(3000));
+  const config = resolveModelConfig({ ...moe, max_position_embeddings: 4096 });
+  const { text } = await planStudy(config, byteTokenizer(), { data, tokens: 400 });
+  const tokensOf = (windows: readonly Window[]) =>
+    windows.reduce((sum, { inputs }) => sum + inputs.length, 0);
+  assert.equal(tokensOf(text.calibration), 100);
+  assert.equal(tokensOf(text.measured), 400);
 });
 
 test("settings have stable names, without repetition", () => {

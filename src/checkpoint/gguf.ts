@@ -2,7 +2,7 @@
 // tensor is in memory at a time. Numbers are little-endian, like every host the kernels run on.
 // Not here: what the tensors of a model are called (randomGguf.ts), and reading.
 
-import { toBf16 } from "../kernels/kernel.ts";
+import { toBf16s } from "../kernels/kernel.ts";
 import { writeFileAtomic } from "./atomic.ts";
 
 /** Types of tensors that can be written: code in the file, elements of a block, bytes of a block. */
@@ -170,7 +170,7 @@ class ByteWriter {
 /** Values in the form of a type; of Q8_0 whole blocks. */
 export function encodeGguf(values: Float32Array, type: GgufType): Uint8Array {
   if (type === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  if (type === "BF16") return new Uint8Array(Uint16Array.from(values, toBf16).buffer);
+  if (type === "BF16") return new Uint8Array(toBf16s(values).buffer);
   return quantizeQ8(values);
 }
 

@@ -5,7 +5,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { quote, throwIfAborted, UsageError } from "../errors.ts";
-import { toBf16 } from "../kernels/kernel.ts";
+import { toBf16s } from "../kernels/kernel.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
@@ -134,7 +134,7 @@ function tensorOf(file: GgufFile, name: string, shape: readonly number[]): GgufT
 /** In the form that is written. */
 function typed(found: GgufValues, wanted: StoredDType): Float32Array | Uint16Array {
   if (found.type === wanted) return found.values;
-  return wanted === "F32" ? widen(found) : Uint16Array.from(widen(found), toBf16);
+  return wanted === "F32" ? widen(found) : toBf16s(widen(found));
 }
 
 /** The chat template and the texts of special tokens, where renderChat of generation.ts finds them. */

@@ -4,7 +4,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
-import { toBf16 } from "../kernels/kernel.ts";
+import { toBf16s } from "../kernels/kernel.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { NormalRow } from "../random.ts";
@@ -52,7 +52,7 @@ export async function writeRandomCheckpoint(
   const total = parts.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const longest = Math.max(...parts.map(({ shape }) => sizeOf(shape)));
   const row = new NormalRow(seed, "random checkpoint", longest);
-  const encode = (values: Float32Array) => (dtype === "bf16" ? Uint16Array.from(values, toBf16) : values);
+  const encode = (values: Float32Array) => (dtype === "bf16" ? toBf16s(values) : values);
   // The row once per standard deviation, of which there are two or three.
   const rows = new Map<number, Float32Array | Uint16Array>();
   const rowFor = (deviation: number) => {

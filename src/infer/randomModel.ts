@@ -2,7 +2,7 @@
 // of one long row of normal numbers, so their values repeat; nothing of a model's speed depends on them.
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
-import { toBf16 } from "../kernels/kernel.ts";
+import { toBf16s } from "../kernels/kernel.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
 import { Transformer } from "../model/transformer.ts";
@@ -36,7 +36,7 @@ class RandomSource implements WeightSource {
     this.#normals = new NormalRow(seed, "random model", largest, { deviation: config.initializer_range });
     const { values } = this.#normals;
     this.#row = backend.allocate("bf16", values.length);
-    backend.write(this.#row, Uint16Array.from(values, toBf16));
+    backend.write(this.#row, toBf16s(values));
   }
 
   tensor(spec: ParameterSpec): DeviceBuffer {

@@ -86,14 +86,16 @@ export async function planStudy(
     ...planSettings(config, wanted, shares, experts),
     ...keptByLayer.map((list, i) => givenSetting(config, list, i + 1)),
   ];
-  const window = Math.min(config.max_position_embeddings, tokens);
+  const calibrationTokens = options.calibrationTokens ?? Math.ceil(tokens / 4);
+  // No longer than what calibrates: the first window of a short text would take most of what is to be measured.
+  const window = Math.min(config.max_position_embeddings, tokens, calibrationTokens);
   const corpus = await openCorpus(options.data, { signal });
   for (const note of corpus.notes) options.announce?.(note);
   options.onProgress?.("reading text", 0);
   const text = await readStudyText(corpus, tokenizer, {
     window,
     tokens,
-    calibrationTokens: options.calibrationTokens ?? Math.ceil(tokens / 4),
+    calibrationTokens,
   });
   const inputs = { text: hashOf(text), window, wanted, shares, keptByLayer };
   return { text, settings, seed, tolerance, inputs };
