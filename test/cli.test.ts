@@ -422,6 +422,28 @@ describe("a random checkpoint", () => {
     assert.equal(JSON.parse(generated.stdout).tokens, 3);
   });
 
+  it("becomes bytes, and GGUF and a folder again", async () => {
+    const converted = await Promise.all([
+      mone(["convert", "random", "bytes", "--dtype", "int8"]),
+      mone(["convert", "random", "random.gguf", "--dtype", "f32"]),
+    ]);
+    for (const { code, stderr } of converted) assert.equal(code, 0, stderr);
+    const [logits, asked, inspected, back] = await Promise.all([
+      mone(["logits", "bytes", "--ids", "1,2", "--json"]),
+      mone(["logits", "random", "--ids", "1,2", "--json", "--dtype", "int8"]),
+      mone(["inspect", "random.gguf", "--json"]),
+      mone(["convert", "random.gguf", "back", "--json"]),
+    ]);
+    assert.deepEqual(JSON.parse(logits.stdout), JSON.parse(asked.stdout));
+    assert.equal(JSON.parse(inspected.stdout).keys["general.architecture"], "qwen3moe");
+    assert.equal(JSON.parse(back.stdout).tokenizer, true);
+    await assertFails(["logits", "bytes", "--ids", "1", "--dtype", "f32"], 2, /holds int8 weights/);
+    await assertFails(["convert", "bytes", "x", "--prune-neurons", "10%"], 2, /cannot be pruned/);
+    await assertFails(["generate", "random.gguf", "a"], 2, /make a model folder of it with mone convert/);
+    await assertFails(["convert", "random.gguf", "x", "--neurons", "25%"], 2, /a model folder first/);
+    await assertFails(["convert", "nowhere.gguf", "x"], 1, /there is no such file/);
+  });
+
   it("does not go where something is, nor with impossible sizes", async () => {
     await assertFails(["init", "."], 2, /not empty/);
     await assertFails(["init", "nowhere", "--set", "vocab_size=100"], 2, /vocab_size must be at least 256/);

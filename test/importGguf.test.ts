@@ -9,8 +9,9 @@ import { after, test } from "node:test";
 import fc from "fast-check";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
 import { familyPresets } from "../src/checkpoint/familyPresets.ts";
-import { encodeGguf, type GgufType } from "../src/checkpoint/gguf.ts";
+import { encodeGguf, type GgufType, ggufTypes } from "../src/checkpoint/gguf.ts";
 import { GgufFile } from "../src/checkpoint/ggufReader.ts";
+import { ggmlTypes } from "../src/checkpoint/ggufTypes.ts";
 import { importGguf } from "../src/checkpoint/importGguf.ts";
 import { inspectGguf } from "../src/checkpoint/inspectGguf.ts";
 import { findModelFolder, openStoredModel } from "../src/checkpoint/loadModel.ts";
@@ -312,6 +313,20 @@ test("files of other kinds and models are refused by name", async () => {
   assert.throws(() => GgufFile.open(at("nowhere.gguf")), /there is no such file/);
 });
 
+test("a list of more texts than any tokenizer has is refused before it costs memory", () => {
+  const count = 2 ** 21 + 1;
+  writeFileSync(at("texts.gguf"), ggufBytes({ keys: [["a", list(8, count, Buffer.alloc(8 * count))]] }));
+  assert.equal(inspectGguf(at("texts.gguf")).keys.a, `${count} texts`);
+  const file = GgufFile.open(at("texts.gguf"));
+  assert.throws(() => file.texts("a"), { name: "RunError", message: /has 2097153 texts, more than any/ });
+  file.close();
+});
+
+test("types that are written are those that are read", () => {
+  for (const [name, { code, ...size }] of Object.entries(ggufTypes))
+    assert.deepEqual(ggmlTypes.get(code), { name, ...size });
+});
+
 test("half precision is read", () => {
   const values = new Uint16Array([0x3c00, 0xc000, 0x0001, 0x7c00]);
   const file = { tensors: [{ ...a, dims: [2, 2], type: 1 }], data: new Uint8Array(values.buffer) };
@@ -319,6 +334,37 @@ test("half precision is read", () => {
   const { tensors, version } = inspectGguf(at("half.gguf"));
   assert.equal(version, 3);
   assert.deepEqual(tensors, [{ name: "a", type: "F16", shape: [2, 2], tensors: 1, parameters: 4, bytes: 8 }]);
+});
+
+test("a model of half precision keeps its bits", async () => {
+  const original = await randomModel("f16", "qwen3-tiny", "bf16", {
+    vocab_size: 256,
+    initializer_range: 0.5,
+  });
+  await exportGguf(original, at("f16.gguf"), { type: "BF16" });
+  const bytes = readFileSync(at("f16.gguf"));
+  // The same bits called halves are other numbers, and stay these.
+  for (let place = bytes.indexOf("token_embd"); place < bytes.indexOf("output_norm.weight") + 60; place++) {
+    const isType = /\.weight\0?$/.test(bytes.toString("latin1", place - 8, place)) && bytes[place] === 2;
+    if (!isType) continue;
+    const type = place + 4 + 16;
+    if (bytes.readUInt32LE(type) === 30) bytes.writeUInt32LE(1, type);
+  }
+  writeFileSync(at("f16.gguf"), bytes);
+  await importGguf(at("f16.gguf"), at("f16-back"));
+  const [from, to] = [original, at("f16-back")].map((path) =>
+    SafetensorsFile.open(join(path, "model.safetensors")),
+  );
+  let halves = 0;
+  for (const { name, dtype } of to.tensors.values()) {
+    if (dtype !== "F16") continue;
+    halves++;
+    assert.deepEqual(to.readBytes(name), from.readBytes(name));
+  }
+  assert.ok(halves > 10, `${halves} tensors of half precision`);
+  const config = JSON.parse(readFileSync(join(at("f16-back"), "config.json"), "utf8"));
+  assert.equal(config.torch_dtype, "float16");
+  for (const file of [from, to]) file.close();
 });
 
 test("what is in a file, in brief", async () => {

@@ -31,6 +31,8 @@ export interface ConvertOptions {
   readonly experts?: ExpertLayout;
   /** Told how many of all parameters are written. */
   readonly onProgress?: (done: number, total: number) => void;
+  /** Told one line about things the user should know. */
+  readonly announce?: (line: string) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -99,13 +101,13 @@ async function writeInt8(
   folder: string,
   target: string,
   kept: number,
-  { experts, onProgress, signal }: ConvertOptions,
+  { experts, onProgress, announce, signal }: ConvertOptions,
 ): Promise<Conversion> {
   if (experts === "fused")
     throw new UsageError("int8 goes with experts apart: leave out one of the two options");
   const { config, stored } = readConfigs(folder);
   const width = expertWidth(config);
-  const backend = openBackend();
+  const backend = openBackend({}, announce);
   try {
     const source = new CheckpointSource(folder, config, backend);
     try {

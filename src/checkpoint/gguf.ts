@@ -1,6 +1,6 @@
 // Writes the GGUF file format (version 3), which llama.cpp reads: key-values, descriptions of tensors, aligned data. One
 // tensor is in memory at a time. Numbers are little-endian, like every host the kernels run on.
-// Not here: what the tensors of a model are called (randomGguf.ts), and reading.
+// Not here: what the tensors of a model are called (ggufNames.ts), and reading (ggufReader.ts).
 
 import { toBf16s } from "../kernels/kernel.ts";
 import { writeFileAtomic } from "./atomic.ts";

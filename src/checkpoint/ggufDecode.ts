@@ -1,5 +1,6 @@
 // Numbers from the forms in which GGUF files hold them: F32, halves, and Q8_0 (gguf.ts has its writing).
 
+import { ggufTypes } from "./gguf.ts";
 import type { GgmlType } from "./ggufTypes.ts";
 import { bfloat16ToFloat32, float16ToFloat32 } from "./safetensors.ts";
 
@@ -37,7 +38,7 @@ export function widen(found: GgufValues): Float32Array {
 
 /** Blocks of a scale of half precision and 32 signed bytes; products are exact in f32. */
 function dequantizeQ8(buffer: ArrayBuffer, length: number): Float32Array {
-  const [block, bytes] = [32, 34];
+  const { block, bytes } = ggufTypes.Q8_0;
   const blocks = length / bytes;
   const view = new DataView(buffer);
   const scales = float16ToFloat32(

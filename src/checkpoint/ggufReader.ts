@@ -50,6 +50,7 @@ const numberBytes: Readonly<Record<number, number>> = {
 
 /** Models have dozens of keys and hundreds of tensors; an entry costs more memory than it takes in the file. */
 const MOST_ENTRIES = 100_000;
+const MOST_TEXTS = 2 ** 21;
 const MOST_NAME_BYTES = 65_535;
 /** Of ggml. */
 const MOST_DIMENSIONS = 4;
@@ -111,6 +112,9 @@ export class GgufFile {
   texts(key: string): string[] | undefined {
     const place = this.#place(key, "texts", "a list of texts");
     if (!place) return undefined;
+    // A short text costs several times its bytes in memory.
+    if (place.count > MOST_TEXTS)
+      throw damagedGguf(this.path, `the key ${quote(key)} has ${place.count} texts, more than any tokenizer`);
     const bytes = this.#bytes(place.begin, place.end);
     const view = new DataView(bytes.buffer);
     let at = 0;

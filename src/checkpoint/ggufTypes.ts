@@ -1,5 +1,5 @@
 // Types of tensors in GGUF files, as ggml numbers them: elements of a block, bytes of a block. Most are quantisations that
-// are only named here, so that a file can be described and refused in words.
+// are only named here, so that a file can be described and refused in words. Those that are written: gguf.ts.
 
 export interface GgmlType {
   readonly name: string;

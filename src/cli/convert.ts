@@ -138,7 +138,8 @@ async function run(context: Context, given: string, target: string, flags: Conve
   if (dtype === "q8_0")
     throw new UsageError("--dtype q8_0 is for a GGUF file: give a target that ends in .gguf");
   const { convertCheckpoint } = await import("../checkpoint/convert.ts");
-  const made = await convertCheckpoint(folder, target, { neurons, dtype, experts, onProgress, signal });
+  const options = { neurons, dtype, experts, onProgress, announce: output.note, signal };
+  const made = await convertCheckpoint(folder, target, options);
   output.progress.end();
   output.line(
     `${target}: ${formatCount(made.parameters)} parameters in ${made.tensors} tensors, ` +
