@@ -100,9 +100,6 @@ async function run(context: Context, given: string, target: string, flags: Conve
     if (neurons !== undefined || experts !== undefined || dtype !== undefined || isGguf(target)) {
       throw new UsageError("--prune-neurons goes alone: convert the pruned checkpoint in a second step");
     }
-    const { readConfigs } = await import("../checkpoint/modelFolder.ts");
-    const { requireFloats } = await import("../checkpoint/quantization.ts");
-    requireFloats(readConfigs(folder).stored, folder, "pruned");
     const { pruneCheckpoint } = await import("../study/prune.ts");
     const made = await pruneCheckpoint(folder, target, {
       share: readShare(pruneNeurons),

@@ -8,6 +8,7 @@ import { writeModelLike } from "../checkpoint/convert.ts";
 import { type NetworkTensor, networkTensor } from "../checkpoint/expertLayout.ts";
 import { openStoredModel } from "../checkpoint/loadModel.ts";
 import { readConfigs, readTokenizer } from "../checkpoint/modelFolder.ts";
+import { requireFloats } from "../checkpoint/quantization.ts";
 import type { TensorSource } from "../checkpoint/safetensors.ts";
 import { TensorFiles } from "../checkpoint/tensorFiles.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
@@ -50,6 +51,7 @@ export async function pruneCheckpoint(
       `the share to prune must leave 1 to ${before - 1} of ${before} neurons, not ${share}`,
     );
   }
+  requireFloats(stored, folder, "pruned");
   requireNewFolder(target);
   if (stored.model_type === "deepseek_v2") {
     throw new UsageError(
