@@ -104,7 +104,7 @@ describe("log-likelihoods", () => {
   }
 
   test("what groups begin with alike is computed once a slot, to the same bits", async () => {
-    const examples = "Q: one?\nA: two\n\nQ: three?\nA: four\n\n";
+    const examples = "Q: one?\nA: two\n\nQ: three?\nA: four\n\nQ: five?\nA: six\n\nQ: seven?\nA: eight\n\n";
     const questions = Array.from({ length: 9 }, (_, n) =>
       ["yes", "no"].map((choice) => pair(`${examples}Q: is it ${n * n * 7}?\nA:`, ` ${choice}`)),
     );
@@ -130,10 +130,15 @@ describe("log-likelihoods", () => {
         return decoder;
       },
     };
-    await logLikelihoods(counting as unknown as LanguageModel, questions, { batch: 2 });
-    const prefix = encodePair(model.tokenizer, examples, "Q").context.length;
-    const whole = questions.reduce((sum, [first]) => sum + first.context.length, 0);
-    assert.ok(rows < whole - 6 * prefix, `${rows} rows, of ${whole} without sharing`);
+    const rowsOf = async (list: TokenRequest[][]) => {
+      rows = 0;
+      await logLikelihoods(counting as unknown as LanguageModel, list, { batch: 2 });
+      return rows;
+    };
+    let apart = 0;
+    for (const question of questions) apart += await rowsOf([question]);
+    // Two slots compute the block of examples, seven groups find it there.
+    assert.equal(apart - (await rowsOf(questions)), 7 * 64);
   });
 
   test("they are those of transformers", async () => {

@@ -159,24 +159,34 @@ type Held = Uint32Array[];
 interface Placed {
   readonly plan: Plan;
   readonly slot: number;
-  /** Rows that the slot holds already, from the group before it, and that nobody asks about. */
+  /** Rows that the slot holds already, from the group before it. */
   readonly known: number;
+  /** Rows that another group may leave behind for this one: nobody asks about them. Whole blocks. */
+  readonly reusable: number;
 }
+
+/**
+ * What is taken from the cache ends with a block of so many rows, and what is computed is cut there whether or not
+ * anything was taken: so an answer does not depend on what was asked before, as far as kernels sum rows of a block alike.
+ */
+const BLOCK = 64;
 
 /** Puts each group where the cache holds most of its beginning: examples before questions are often the same. */
 function place(plans: readonly Plan[], held: Held): Placed[] {
   const free = new Set(held.keys());
   return plans.map((plan) => {
-    const reach = Math.min(plan.shared, ...plan.questions.map(({ from }) => from));
+    const reusable = wholeBlocks(Math.min(plan.shared, ...plan.questions.map(({ from }) => from)));
     let best = { slot: -1, known: -1 };
     for (const slot of free) {
-      const known = commonLength(held[slot], plan.questions[0]?.input ?? held[slot], reach);
+      const known = wholeBlocks(commonLength(held[slot], plan.questions[0]?.input ?? held[slot], reusable));
       if (known > best.known) best = { slot, known };
     }
     free.delete(best.slot);
-    return { plan, ...best };
+    return { plan, reusable, ...best };
   });
 }
+
+const wholeBlocks = (rows: number) => rows - (rows % BLOCK);
 
 /** Tokens that two lists begin with alike, at most `limit`. */
 function commonLength(a: Uint32Array, b: Uint32Array, limit: number): number {
@@ -185,21 +195,22 @@ function commonLength(a: Uint32Array, b: Uint32Array, limit: number): number {
   return end;
 }
 
-/** First what each group shares, then the rest of each member in turn, over the same slot. */
+/** First what each group shares (whole blocks, then the rest), then the rest of each member in turn, over the same slot. */
 async function askBatch(decoder: Decoder, plans: readonly Plan[], held: Held): Promise<LogLikelihood[][]> {
   const sums = plans.map(({ requests }) =>
     Array.from({ length: requests }, () => ({ logLikelihood: 0, greedy: true })),
   );
   const placed = place(plans, held);
   const members = Math.max(...plans.map(({ questions }) => questions.length));
-  for (let member = -1; member < members; member++) {
+  for (let member = -2; member < members; member++) {
     const entries: ScoredRows[] = [];
     /** Per entry and target, whose it is. */
     const owners: { logLikelihood: number; greedy: boolean }[][] = [];
-    for (const [group, { plan, slot, known }] of placed.entries()) {
+    for (const [group, { plan, slot, known, reusable }] of placed.entries()) {
       const { questions, shared } = plan;
       const asked = member < 0 ? questions : questions.slice(member, member + 1);
-      const [begin, end] = member < 0 ? [known, shared] : [shared, asked[0]?.input.length ?? 0];
+      const parts = [known, reusable, shared, asked[0]?.input.length ?? 0];
+      const [begin, end] = parts.slice(Math.min(member, 0) + 2);
       if (asked.length > 0) held[slot] = asked[0].input.subarray(0, end);
       if (asked.length === 0 || end <= begin) continue;
       const pairs = asked.flatMap(({ request, from, targets }) => {

@@ -7,7 +7,12 @@ import type { ArmReport, Difference, ExperimentReport } from "./report.ts";
 import type { Estimate } from "./statistics.ts";
 
 const digits = (value: number) => formatFixed(value, 4);
-const signed = (value: number) => `${value > 0 ? "+" : ""}${formatFixed(value, 4)}`;
+/** "+0.0012", "-0.0012", "0.0000". */
+function signed(value: number): string {
+  const text = formatFixed(value, 4);
+  if (Number(text) === 0) return text.replace("-", "");
+  return value > 0 ? `+${text}` : text;
+}
 
 /** "3.2104 +- 0.0087", or the value alone for a single seed. */
 function spread({ mean, halfWidth }: Estimate, format: (value: number) => string): string {
@@ -261,19 +266,43 @@ export function verdictInWords({ verdict, margin, holm }: Difference): string {
   return isWeak ? `${verdict}, but not after Holm's correction` : verdict;
 }
 
-/** The report's answer: a sentence an arm, and what is missing. */
+/** More arms than this are summed up by verdict; the tables say the rest. */
+const SENTENCES = 6;
+
+/** The report's answer: a sentence an arm, or one a verdict, and what is missing. */
 export function reportInWords(report: ExperimentReport): string[] {
-  const { finished, planned, backends } = report;
-  const sentences = report.arms.flatMap((arm) => sentenceOf(arm) ?? []);
+  const { finished, planned, backends, arms } = report;
+  const compared = arms.filter(({ differences }) => differences.loss);
+  const sentences =
+    compared.length > SENTENCES
+      ? verdictSentences(compared)
+      : [compared.flatMap((arm) => sentenceOf(arm) ?? []).join(" ")];
   return [
     ...(finished < planned ? [`Not finished: ${finished} of ${planned} runs.`] : []),
-    sentences.length > 0 ? sentences.join(" ") : "There is nothing to compare yet.",
+    ...(compared.length > 0 ? sentences : ["There is nothing to compare yet."]),
     ...(backends.length > 1
       ? [
           `The runs were computed on different backends (${backends.join("; ")}), which agree only to rounding.`,
         ]
       : []),
   ];
+}
+
+/** Which arms have which verdict on the loss, and the two ends of the differences. */
+function verdictSentences(arms: readonly ArmReport[]): string[] {
+  const verdictOf = ({ differences: { loss } }: ArmReport) =>
+    loss.verdict === "no difference seen" ? loss.verdict : verdictInWords(loss);
+  const sentences = [...new Set(arms.map(verdictOf))].map((verdict) => {
+    const names = arms.filter((arm) => verdictOf(arm) === verdict).map(({ name }) => name);
+    const who =
+      names.length === arms.length
+        ? `all ${names.length} arms`
+        : `${names.length} of ${arms.length} arms (${names.join("; ")})`;
+    return `${verdict[0].toUpperCase()}${verdict.slice(1)}: ${who}.`;
+  });
+  const sorted = [...arms].sort((a, b) => a.differences.loss.mean - b.differences.loss.mean);
+  const ends = [sorted[0], sorted[sorted.length - 1]].flatMap((arm) => sentenceOf(arm) ?? []);
+  return [...sentences, `Lowest and highest: ${ends.join(" ")}`];
 }
 
 function sentenceOf({ name, differences: { loss } }: ArmReport): string | undefined {

@@ -140,9 +140,9 @@ th, td { padding: 0.5rem 0.8rem; text-align: left; vertical-align: baseline; bor
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { vertical-align: bottom; color: var(--muted); font-weight: 500; line-height: 1.3; }
 tbody th { font-weight: 600; }
-tbody th, .number { white-space: nowrap; }
+tbody th, .number, .short { white-space: nowrap; }
 thead .number { white-space: normal; }
-td:not(.number) { min-width: 14rem; }
+td:not(.number, .short) { min-width: 14rem; }
 th:first-child { position: sticky; left: 0; background: var(--paper); }
 .number { text-align: right; }
 .notes { margin: 0.6rem 0 1rem; font-size: 0.9rem; }
@@ -165,6 +165,10 @@ pre { overflow-x: auto; font: 0.85rem/1.5 ui-monospace, monospace; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 0.75rem 1.5rem; margin: 1rem 0; }
 .facts dt { color: var(--muted); font-size: 0.85rem; }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
+@media screen and (max-width: 40rem) {
+  th, td { padding: 0.45rem 0.55rem; }
+  tbody th { min-width: 7rem; max-width: 9rem; white-space: normal; }
+}
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }

@@ -72,15 +72,25 @@ export function renderCsv(table: Table): string {
   return lines.map((cells) => `${cells.map(field).join(",")}\n`).join("");
 }
 
+/** Characters of a text that is not wrapped. */
+const SHORT = 40;
+
 /** A `<table>` in a box that scrolls sideways, and the notes folded away below it; page.ts has the style. */
 export function renderHtml(table: Table): string {
   const { title, columns, rows } = table;
-  const align = (column: Column) => (column.align === "right" ? ' class="number"' : "");
-  const head = columns.map((column) => `<th scope="col"${align(column)}>${escapeMarkup(column.label)}</th>`);
+  // Short texts stay on one line; longer ones get room to wrap in.
+  const isShort = (column: Column) =>
+    rows.every((row) => cellText(column, row).length <= SHORT) && column.label.length <= SHORT;
+  const kinds = columns.map((column) =>
+    column.align === "right" ? ' class="number"' : isShort(column) ? ' class="short"' : "",
+  );
+  const head = columns.map(
+    (column, index) => `<th scope="col"${kinds[index]}>${escapeMarkup(column.label)}</th>`,
+  );
   const body = rows.map((row) => {
     const cells = columns.map((column, index) => {
       const text = escapeMarkup(cellText(column, row));
-      return index === 0 ? `<th scope="row">${text}</th>` : `<td${align(column)}>${text}</td>`;
+      return index === 0 ? `<th scope="row">${text}</th>` : `<td${kinds[index]}>${text}</td>`;
     });
     return `<tr>${cells.join("")}</tr>`;
   });
