@@ -68,18 +68,25 @@ export async function torchRunners(work: TorchWork): Promise<Runner[]> {
   );
   const needed = own + plans.length * TORCH_BYTES_PER_PARAMETER * countParameters(config).total;
   const together = needed <= MEMORY_SHARE * memory;
+  const rowOf = (plan: (typeof plans)[number], { about }: PeerProcess): TrainContender => ({
+    ...plan,
+    engine: "PyTorch",
+    version: String(about.version),
+  });
   const runners: Runner[] = [];
-  for (const [i, plan] of plans.entries()) {
-    const command = commands[i];
-    const [peer] = await startPeers([command], work.miss, signal);
-    if (!peer || "reason" in command) break; // said once
-    const row = { ...plan, engine: "PyTorch", version: String(peer.about.version) };
-    if (together) {
-      runners.push(staying(row, peer));
-    } else {
-      await peer.closed();
-      runners.push(visiting(row, command, signal));
+  if (!together) {
+    // One start tells whether it runs here, and the version: it makes a whole model.
+    const [first] = await startPeers(commands.slice(0, 1), work.miss, signal);
+    await first?.closed();
+    for (const [i, command] of commands.entries()) {
+      if (first && !("reason" in command)) runners.push(visiting(rowOf(plans[i], first), command, signal));
     }
+    return runners;
+  }
+  for (const [i, plan] of plans.entries()) {
+    const [peer] = await startPeers(commands.slice(i, i + 1), work.miss, signal);
+    if (!peer) break; // said once
+    runners.push(staying(rowOf(plan, peer), peer));
   }
   return runners;
 }

@@ -41,9 +41,9 @@ function dequantizeQ8(buffer: ArrayBuffer, length: number): Float32Array {
   const { block, bytes } = ggufTypes.Q8_0;
   const blocks = length / bytes;
   const view = new DataView(buffer);
-  const scales = float16ToFloat32(
-    Uint16Array.from({ length: blocks }, (_, b) => view.getUint16(b * bytes, true)),
-  );
+  const halves = new Uint16Array(blocks);
+  for (let b = 0; b < blocks; b++) halves[b] = view.getUint16(b * bytes, true);
+  const scales = float16ToFloat32(halves);
   const stored = new Int8Array(buffer);
   const values = new Float32Array(blocks * block);
   for (let b = 0; b < blocks; b++)

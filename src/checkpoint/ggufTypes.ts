@@ -46,3 +46,6 @@ const table: readonly (readonly [code: number, name: string, block: number, byte
 export const ggmlTypes: ReadonlyMap<number, GgmlType> = new Map(
   table.map(([code, name, block, bytes]) => [code, { name, block, bytes }]),
 );
+
+/** Whether a path is that of a GGUF file, by its name. */
+export const isGguf = (path: string) => path.toLowerCase().endsWith(".gguf");

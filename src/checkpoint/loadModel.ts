@@ -12,6 +12,7 @@ import { type NeuronsOption, resolveNeurons } from "../model/neurons.ts";
 import { Transformer } from "../model/transformer.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
 import { readGenerationDefaults } from "./generation.ts";
+import { isGguf } from "./ggufTypes.ts";
 import { type HubOptions, resolveModelPath } from "./hub.ts";
 import { holdsInt8, readModelConfig, readTokenizer } from "./modelFolder.ts";
 import { readNeuronsOption } from "./studyFile.ts";
@@ -43,7 +44,7 @@ export function findModelFolder(path: string): string {
   const checkpoints = join(path, "checkpoints");
   if (!existsSync(path))
     throw new UsageError(`there is no model at ${path}: give a model folder or a run folder`);
-  if (path.toLowerCase().endsWith(".gguf"))
+  if (isGguf(path))
     throw new UsageError(
       `${path} is a GGUF file: make a model folder of it with mone convert ${path} FOLDER`,
     );

@@ -1,10 +1,11 @@
 // `mone convert`: a checkpoint in another form.
 
 import { type Command, Option } from "commander";
+import { isGguf } from "../checkpoint/ggufTypes.ts";
 import { UsageError } from "../errors.ts";
 import { formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { isGguf, localModel } from "./localModel.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
 interface ConvertFlags {

@@ -1,13 +1,14 @@
 // `mone inspect`: what is in a model folder or a GGUF file.
 
 import type { Command } from "commander";
+import { isGguf } from "../checkpoint/ggufTypes.ts";
 import type { ModelInspection } from "../checkpoint/inspect.ts";
 import { describeNonFinite } from "../checkpoint/nonFinite.ts";
 import { RunError, UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import { formatBytes, formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
-import { isGguf, localModel } from "./localModel.ts";
+import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument } from "./options.ts";
 
 export function addInspectCommand(program: Command): void {

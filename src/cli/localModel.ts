@@ -3,9 +3,6 @@
 import type { Context } from "./action.ts";
 import { showText } from "./progress.ts";
 
-/** Whether a model is a file of llama.cpp's, by its name. */
-export const isGguf = (path: string) => path.toLowerCase().endsWith(".gguf");
-
 /**
  * The local path of a model, fetched from the hub if need be, with progress.
  * @throws UsageError, RunError as `resolveModelPath` of src/checkpoint/hub.ts.

@@ -4,19 +4,17 @@
 // Letters: F expert width, K neurons kept, T tokens, V vocabulary.
 
 import { openStoredModel } from "../checkpoint/loadModel.ts";
-import { loadParameters, readModelConfig } from "../checkpoint/modelFolder.ts";
 import { throwIfAborted } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
-import { Transformer } from "../model/transformer.ts";
+import type { Transformer } from "../model/transformer.ts";
 import type { ExpertsOverride } from "../mone/expert.ts";
+import { forwardBatch } from "../study/evaluate.ts";
 import { linear } from "../tensor/ops.ts";
 import { logitDivergence, studyExperts } from "../tensor/studyOps.ts";
 import { Tape } from "../tensor/tape.ts";
 import { validationBatches } from "../text/batches.ts";
-import { usesBf16 } from "../train/config.ts";
-import { attendWithin } from "../train/step.ts";
-import { validate } from "../train/validate.ts";
 import type { Measure, MeasureContext, Quantity } from "./measure.ts";
+import { withTrainedModel } from "./trainedModel.ts";
 
 /** Of the expert's width. */
 export const prunedShares: readonly number[] = [0, 0.25, 0.5, 0.6, 0.75, 0.875, 0.9, 0.95];
@@ -82,15 +80,11 @@ export const prune: Measure = {
     y: "validation loss, nats a token",
     note: "The neurons of largest |gate value| stay, per token. A MoNE above its own K runs with more neurons than it was trained with.",
   },
-  async run({ config, checkpoint, prepared, backend, signal }) {
-    const model = new Transformer(readModelConfig(checkpoint), backend);
-    try {
-      loadParameters(model, checkpoint);
-      const bf16 = usesBf16(config, backend);
-      const { seqLen, batch } = config;
+  run: (context) =>
+    withTrainedModel(context, async (model, validateWith) => {
       const known = new Map<number, number>();
       const lossWith = async (kept: number) => {
-        const { loss } = await validate(model, prepared.dataset.valid, { seqLen, batch, bf16, kept, signal });
+        const { loss } = await validateWith(kept);
         known.set(kept, loss);
         return loss;
       };
@@ -99,10 +93,7 @@ export const prune: Measure = {
       if (!known.has(own)) await lossWith(own);
       const prunable = prunableShare([...known], own);
       return { values: { ...values, ...(prunable !== undefined && { prunable }) } };
-    } finally {
-      model.close();
-    }
-  },
+    }),
 };
 
 /**
@@ -164,23 +155,16 @@ async function randomLoss(
     throwIfAborted(signal);
     const tape = new Tape(backend, { recording: false });
     const tokens = inputs.length;
-    const numbered = (of: (t: number) => number) =>
-      tape.constant(
-        Uint32Array.from(inputs, (_, t) => of(t)),
-        [tokens],
-      );
-    const names = numbered((t) => done + t);
+    const names = tape.constant(
+      Uint32Array.from(inputs, (_, t) => done + t),
+      [tokens],
+    );
     const experts = (layer: number): ExpertsOverride => {
       const random = { seed: RANDOM_SEED, layer, tokens: names };
       return (on, x, offsets, weights, options) =>
         studyExperts(on, x, offsets, weights, { ...options, criterion: "random", random }).y;
     };
-    const { hidden } = model.forward(
-      tape,
-      tape.constant(inputs, [tokens]),
-      numbered((t) => t % seqLen),
-      { attend: attendWithin(model.config, count, seqLen), bf16: false, balance: false, kept, experts },
-    );
+    const hidden = forwardBatch(tape, model, { inputs, length: tokens / count }, { kept, experts });
     const logits = linear(tape, hidden, head, false);
     const { losses } = logitDivergence(tape, logits, logits, tape.constant(targets, [tokens]));
     for (const loss of await backend.read(losses.buffer, 0, tokens)) sum += loss;

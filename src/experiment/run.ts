@@ -11,15 +11,12 @@ import { join, resolve } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { removeLeftovers, writeFileAtomic } from "../checkpoint/atomic.ts";
-import { loadParameters, readModelConfig } from "../checkpoint/modelFolder.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
-import { Transformer } from "../model/transformer.ts";
 import type { OnProgress } from "../text/progress.ts";
-import { resolveTrainConfig, type TrainConfigInput, usesBf16 } from "../train/config.ts";
+import { resolveTrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { PreparedData } from "../train/data.ts";
 import { type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
-import { validate } from "../train/validate.ts";
 import { type PlannedPhase, type PlannedRun, planRuns } from "./arms.ts";
 import { experimentData } from "./data.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
@@ -28,6 +25,7 @@ import { measureNamed } from "./measures.ts";
 import { buildReport, type ExperimentReport } from "./report.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
 import { measurePath, readJson, removeTorn, runPath, stepsDone, tidy } from "./store.ts";
+import { withTrainedModel } from "./trainedModel.ts";
 import { writeReport } from "./writeReport.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
@@ -215,24 +213,9 @@ async function trainRun(
 }
 
 /** A run's result as if its model had always kept so few neurons. */
-async function prunedResult(
-  { result, config, checkpoint, prepared, backend, signal }: MeasureContext,
-  kept: number,
-): Promise<TrainResult> {
-  const model = new Transformer(readModelConfig(checkpoint), backend);
-  try {
-    loadParameters(model, checkpoint);
-    const options = {
-      seqLen: config.seqLen,
-      batch: config.batch,
-      bf16: usesBf16(config, backend),
-      kept,
-      signal,
-    };
-    return { ...result, validation: await validate(model, prepared.dataset.valid, options) };
-  } finally {
-    model.close();
-  }
+async function prunedResult(context: MeasureContext, kept: number): Promise<TrainResult> {
+  const validation = await withTrainedModel(context, (_model, validateWith) => validateWith(kept));
+  return { ...context.result, validation };
 }
 
 /** How far an experiment is. */

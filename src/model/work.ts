@@ -3,6 +3,7 @@
 // Letters: D width, H heads, G key/value heads, C head width, E experts, A experts per token, F neurons, K kept, V vocabulary,
 // S tokens of a sequence.
 
+import { attentionOf } from "./attention.ts";
 import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
 import { attentionMatrices } from "./parameters.ts";
 
@@ -35,8 +36,7 @@ export function forwardFlops(config: ModelConfig, seq: number): TokenFlops {
   const K = keptNeurons(config);
   let [router, experts, keptExperts, attention] = [0, 0, 0, 0];
   for (let layer = 0; layer < layers; layer++) {
-    const slides = variant?.windowLayers?.includes(layer) ?? true;
-    const positions = meanPositions(seq, slides ? config.sliding_window : null);
+    const positions = meanPositions(seq, attentionOf(config, layer).window);
     attention += 2 * H * (C + (variant?.latent?.value ?? C)) * positions;
     if (isSparseLayer(config, layer)) {
       const shared = 6 * D * config.shared_expert_intermediate_size;
@@ -68,9 +68,9 @@ function sharedGates({ variant, shared_expert_intermediate_size: width }: ModelC
   return variant?.sharedGate && width > 0 ? 1 : 0;
 }
 
-/** Positions that a token of a sequence sees, itself included, on average. */
-function meanPositions(seq: number, window: number | null): number {
-  if (window === null || window >= seq) return (seq + 1) / 2;
+/** Positions that a token of a sequence sees, itself included, on average. @param window 0: none. */
+function meanPositions(seq: number, window: number): number {
+  if (window === 0 || window >= seq) return (seq + 1) / 2;
   return (window * (window + 1)) / 2 / seq + (window * (seq - window)) / seq;
 }
 

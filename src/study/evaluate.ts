@@ -102,7 +102,7 @@ export function batchesOf(windows: readonly Window[], batchTokens = BATCH_TOKENS
 export function forwardBatch(
   tape: Tape,
   model: Transformer,
-  { inputs, length }: WindowBatch,
+  { inputs, length }: Pick<WindowBatch, "inputs" | "length">,
   options: Pick<ForwardOptions, "experts" | "kept" | "active">,
 ): Tensor {
   const tokens = inputs.length;
