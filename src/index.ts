@@ -34,10 +34,17 @@ export { checkExperiment, readExperiment } from "./experiment/file.ts";
 export { type Measure, type Quantity, registerMeasure, type Sweep } from "./experiment/measures.ts";
 export { type OverheadOptions, overhead } from "./experiment/overhead.ts";
 export type { OverheadReport } from "./experiment/overheadReport.ts";
+export type { RunRecord } from "./experiment/record.ts";
 export type { ExperimentReport } from "./experiment/report.ts";
-export { type ExperimentOptions, experiment, experimentStatus } from "./experiment/run.ts";
+export { type ExperimentOptions, experiment } from "./experiment/run.ts";
 export type { ExperimentSpec } from "./experiment/spec.ts";
 export { pairedDifference, pairedPower, seedsNeeded } from "./experiment/statistics.ts";
+export {
+  type ExperimentStatus,
+  experimentStatus,
+  type OverheadStatus,
+  overheadStatus,
+} from "./experiment/status.ts";
 export {
   Decoder,
   type DecoderOptions,

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { ExperimentReport } from "../src/experiment/report.ts";
+import { timeless } from "./support/timeless.ts";
 import { writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-experiment-kill-"));
@@ -96,9 +97,9 @@ async function newPaths(root: string, count: number, exited: Promise<unknown>): 
 
 /** Without what depends on the clock. */
 function timelessReport(root: string): object {
-  const report = JSON.parse(readFileSync(inRoot(root, "report", "report.json"), "utf8")) as ExperimentReport;
-  const { finishedAt: _at, ...rest } = report;
-  return { ...rest, arms: rest.arms.map(({ cost: _cost, ...arm }) => arm) };
+  return timeless(
+    JSON.parse(readFileSync(inRoot(root, "report", "report.json"), "utf8")) as ExperimentReport,
+  );
 }
 
 test("killed at random moments and resumed, an experiment ends in the report of one that was left alone", {

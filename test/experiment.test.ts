@@ -11,24 +11,19 @@ import { planRuns } from "../src/experiment/arms.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "../src/experiment/file.ts";
 import { overhead } from "../src/experiment/overhead.ts";
 import { prunableShare, prunedShares } from "../src/experiment/pruneMeasure.ts";
-import type { ExperimentReport } from "../src/experiment/report.ts";
-import { type ExperimentOptions, experiment, experimentStatus } from "../src/experiment/run.ts";
+import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
+import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
 import { resultTable, sweepTable } from "../src/experiment/tables.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
+import { timeless } from "./support/timeless.ts";
 import { writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-experiment-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
 const data = writeToyText(join(folder, "toy.txt"));
 const quiet = { data, threads: 1, announce: () => {} };
-
-/** Without what depends on the clock. */
-function timeless(report: ExperimentReport): object {
-  const { finishedAt: _at, ...rest } = report;
-  return { ...rest, arms: rest.arms.map(({ cost: _cost, ...arm }) => arm) };
-}
 
 test("what is wrong with a file is said in one sentence that names the place", () => {
   const arms = [{ name: "a" }, { name: "b" }];
@@ -323,6 +318,10 @@ test("overhead: smoke size, resumed from what is measured, with its report", asy
   const page = readFileSync(join(at, "report", "index.html"), "utf8");
   assert.match(page, /its figures mean nothing/);
   assert.doesNotMatch(page, /NaN|undefined/);
+  assert.deepEqual(overheadStatus(root), [
+    { folder: at, title: "What choosing neurons costs and gains, by size of model", measured: 4, of: 4 },
+  ]);
+  assert.deepEqual(experimentStatus(root), []);
   await assert.rejects(overhead({ root, size: "smoke" }), /add --resume/);
   await assert.rejects(overhead({ root, size: "huge" }), /there are smoke, small/);
   // Nothing is measured again: the numbers are the same.

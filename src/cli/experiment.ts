@@ -19,6 +19,7 @@ interface ExperimentFlags {
   readonly tokenizer?: string;
   readonly tokens?: number;
   readonly seeds?: number[];
+  readonly reuse?: string[];
   readonly threads?: number;
 }
 
@@ -41,7 +42,11 @@ export function addExperimentCommand(program: Command): void {
     .option("--valid-data <source>", "text that is held out (default: a share of the data)")
     .option("--tokenizer <spec>", "byte, bpe:N, or the path of a tokenizer.json")
     .option("--tokens <n>", "training tokens of each run", number)
-    .option("--seeds <list>", "seeds, e.g. 1,2,3", seedList);
+    .option("--seeds <list>", "seeds, e.g. 1,2,3", seedList)
+    .option(
+      "--reuse <report...>",
+      "report.json of earlier experiments: runs that stand there with all that is measured are not computed again",
+    );
   addThreadsOption(command);
   addCommonOptions(command, "mone experiment half --size small --data texts.jsonl.gz");
   command.action(action(run));
@@ -59,8 +64,8 @@ async function run(context: Context, file: string | undefined, flags: Experiment
 
 /** Measures time instead of training arms, so it has few of the options. */
 async function runOverhead({ output, signal }: Context, flags: ExperimentFlags): Promise<void> {
-  const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds } = flags;
-  if ([validData, tokenizer, tokens, seeds].some((value) => value !== undefined)) {
+  const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds, reuse } = flags;
+  if ([validData, tokenizer, tokens, seeds, reuse].some((value) => value !== undefined)) {
     throw new UsageError(
       "overhead measures time: it takes --size, --data, --threads, --root and --resume only.",
     );
@@ -92,7 +97,10 @@ async function runExperiment(
   file: string,
   flags: ExperimentFlags,
 ): Promise<void> {
-  const { defaultRoot, experiment } = await import("../experiment/run.ts");
+  const [{ experiment }, { defaultRoot }] = await Promise.all([
+    import("../experiment/run.ts"),
+    import("../experiment/store.ts"),
+  ]);
   const { differenceTable, reportInWords, resultTable, sweepTable } = await import("../experiment/tables.ts");
   const { root = defaultRoot, size, resume, list: _list, status: _status, ...rest } = flags;
   let name = "";
@@ -105,10 +113,10 @@ async function runExperiment(
       size,
       resume,
       signal,
-      onRun({ arm, seed, index, count, reused }) {
+      onRun({ arm, seed, index, count, reused, from }) {
         output.progress.end();
         name = `${arm}, seed ${seed} (${index + 1} of ${count})`;
-        if (reused) output.note(`${name}: finished earlier`);
+        if (reused) output.note(`${name}: ${from === undefined ? "finished earlier" : `taken from ${from}`}`);
       },
       onStep(record, steps) {
         step = record.step;
@@ -172,9 +180,14 @@ async function listShipped({ output }: Context): Promise<void> {
 }
 
 async function showStatus({ output }: Context, root: string | undefined): Promise<void> {
-  const { defaultRoot, experimentStatus } = await import("../experiment/run.ts");
+  const [{ experimentStatus, overheadStatus }, { defaultRoot }] = await Promise.all([
+    import("../experiment/status.ts"),
+    import("../experiment/store.ts"),
+  ]);
   const experiments = experimentStatus(root);
-  if (experiments.length === 0) output.line(`No experiment was begun in ${root ?? defaultRoot}.`);
+  const overheads = overheadStatus(root);
+  if (experiments.length + overheads.length === 0)
+    output.line(`No experiment was begun in ${root ?? defaultRoot}.`);
   for (const { folder, title, runs } of experiments) {
     const finished = runs.filter(({ state }) => state === "finished").length;
     output.line(`${folder}: ${title}; ${finished} of ${runs.length} runs finished`);
@@ -182,5 +195,8 @@ async function showStatus({ output }: Context, root: string | undefined): Promis
       if (state === "begun") output.line(`  ${arm}, seed ${seed}: step ${steps} of ${of}`);
     }
   }
-  output.json({ experiments });
+  for (const { folder, title, measured, of } of overheads) {
+    output.line(`${folder}: ${title}; ${measured} of ${of} benchmarks done`);
+  }
+  output.json({ experiments, overheads });
 }

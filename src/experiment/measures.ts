@@ -1,7 +1,7 @@
 // What is measured after training, by name; new measures register here. Not here: what a measure is (measure.ts).
 
 import { UsageError } from "../errors.ts";
-import type { Measure } from "./measure.ts";
+import type { Measure, Quantity } from "./measure.ts";
 import { prune, pruneRandom } from "./pruneMeasure.ts";
 
 export type { Measure, MeasureContext, Measured, Quantity, Sweep } from "./measure.ts";
@@ -83,6 +83,16 @@ export function measureNamed(name: string): Measure {
   const found = measures.get(name);
   if (!found) throw new UsageError(`There is no measure "${name}"; there are ${measureNames().join(", ")}.`);
   return found;
+}
+
+/** Of these measures and the loss, in order. */
+export function quantitiesOf(names: readonly string[]): Quantity[] {
+  return withLoss(names).flatMap((name) => measureNamed(name).quantities);
+}
+
+/** The loss is always measured. */
+export function withLoss(names: readonly string[]): string[] {
+  return [...new Set(["loss", ...names])];
 }
 
 /** Makes a measure known to experiment files. @throws UsageError if the name is taken. */

@@ -12,9 +12,14 @@ import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import { writeOverhead } from "./overheadPage.ts";
-import { type OverheadReport, overheadReport, overheadShare, overheadSizes } from "./overheadReport.ts";
-import { defaultRoot } from "./run.ts";
-import { readJson } from "./store.ts";
+import {
+  type OverheadReport,
+  overheadCases,
+  overheadReport,
+  overheadShare,
+  overheadSizes,
+} from "./overheadReport.ts";
+import { defaultRoot, readJson } from "./store.ts";
 
 export interface OverheadOptions {
   /** As for experiments; default `runs/experiments`. */
@@ -63,15 +68,14 @@ export async function overhead(
     const decoded: DecodeBench[] = [];
     for (const width of plan.widths) {
       throwIfAborted(signal);
+      const cases = overheadCases(folder, width);
       const common = { ...options, rounds: plan.rounds, quick: plan.quick, sizes: [String(width)] };
       const command = `mone experiment overhead --size ${size}`;
       trained.push(
-        await once(join(folder, "cases", `train-${width}.json`), () =>
-          benchTrain({ ...common, command, data, neurons: overheadShare }),
-        ),
+        await once(cases.train, () => benchTrain({ ...common, command, data, neurons: overheadShare })),
       );
       decoded.push(
-        await once(join(folder, "cases", `decode-${width}.json`), () =>
+        await once(cases.decode, () =>
           benchDecode({
             ...common,
             command,

@@ -1,6 +1,7 @@
 // The report of `overhead` as data: from the benchmarks' results to ratios, round by round, with intervals and verdicts.
 // Not here: running them (overhead.ts), looks (overheadPage.ts).
 
+import { join } from "node:path";
 import type { DecodeBench } from "../bench/decode.ts";
 import type { TrainBench } from "../bench/train.ts";
 import { type PairedDifference, pairedDifference } from "./statistics.ts";
@@ -18,6 +19,12 @@ export const overheadSizes: Readonly<Record<string, OverheadSize>> = {
   smoke: { widths: [32, 64], rounds: 2, batches: [1, 2], quick: true },
   small: { widths: [64, 128, 192, 256, 384, 512], rounds: 7, batches: [1, 8], quick: false },
 };
+
+/** Where the benchmarks of a width leave their results in the measurement's folder. */
+export function overheadCases(folder: string, width: number): Record<"train" | "decode", string> {
+  const path = (work: string) => join(folder, "cases", `${work}-${width}.json`);
+  return { train: path("train"), decode: path("decode") };
+}
 
 /** K of the MoNE as a share of F: half of the activated expert parameters, gate included. */
 export const overheadShare = 0.25;

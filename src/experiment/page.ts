@@ -6,6 +6,7 @@ import { type Interval, intervalPlot } from "../report/intervals.ts";
 import { type Block, renderPage, type Section } from "../report/page.ts";
 import { barPlot, linePlot, type Series } from "../report/plot.ts";
 import type { Sweep } from "./measure.ts";
+import type { RunRecord } from "./record.ts";
 import type { ArmReport, CurvePoint, ExperimentReport } from "./report.ts";
 import type { Estimate } from "./statistics.ts";
 import {
@@ -94,7 +95,7 @@ function curves({ arms }: ExperimentReport): Section {
         },
       ];
     });
-  const blocks = groupsOf(arms).map((group): Block => {
+  const blocks = groupsOf(arms).flatMap((group): Block[] => {
     const training = series(group, (arm) => arm.curves.training, last / 5, false);
     const validation = series(group, (arm) => arm.curves.validation, last / 5, true);
     const difference = series(group, (arm) => arm.curves.difference, last / 5, true);
@@ -107,17 +108,18 @@ function curves({ arms }: ExperimentReport): Section {
         ...(zero && { references: [{ axis: "y", at: 0 }] }),
       }),
     });
-    return {
-      kind: "figures",
-      figures: [
-        plot("Training loss, from a fifth of the run on", "nats a token", training),
-        plot("Validation loss", "nats a token", validation),
-        ...(difference.length > 0
-          ? [plot("Validation loss minus that of the reference", "nats a token", difference, true)]
-          : []),
-      ],
-    };
+    if (training.length === 0 && validation.length === 0) return [];
+    const figures = [
+      plot("Training loss, from a fifth of the run on", "nats a token", training),
+      plot("Validation loss", "nats a token", validation),
+      ...(difference.length > 0
+        ? [plot("Validation loss minus that of the reference", "nats a token", difference, true)]
+        : []),
+    ];
+    return [{ kind: "figures", figures }];
   });
+  // Those of a pruned run are another arm's.
+  const partly = partlyInWords(arms, ({ training, prunedTo }) => !!training || prunedTo !== undefined);
   return {
     heading: "Loss curves",
     blocks: [
@@ -126,10 +128,21 @@ function curves({ arms }: ExperimentReport): Section {
         kind: "prose",
         paragraphs: [
           "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals of the paired difference. Vertical axes do not begin at 0.",
+          ...partly,
         ],
       },
     ],
   };
+}
+
+/** Which arms are drawn from fewer seeds than they have: a report from before records has no such data of single runs. */
+function partlyInWords(arms: readonly ArmReport[], has: (run: RunRecord) => boolean): string[] {
+  const parts = arms.flatMap(({ name, runs }) => {
+    const count = runs.filter(has).length;
+    return count === runs.length ? [] : [`${name} (${count} of ${runs.length})`];
+  });
+  if (parts.length === 0) return [];
+  return [`Runs from a report that has numbers only are not drawn here; seeds drawn of ${parts.join(", ")}.`];
 }
 
 /** Lines over the settings, and of the differences from the reference; then all of it as a table. */
@@ -219,6 +232,7 @@ function neuronUse(arms: readonly ArmReport[]): Section {
     ];
   });
   if (figures.length === 0) return { heading: "Neuron use", blocks: [] };
+  const partly = partlyInWords(withUse, (run) => run.histogram !== undefined);
   return {
     heading: "Neuron use",
     blocks: [
@@ -226,8 +240,10 @@ function neuronUse(arms: readonly ArmReport[]): Section {
         kind: "figures",
         small: true,
         figures,
-        caption:
+        caption: [
           "How often a neuron is kept when its expert is chosen, divided by K/F: 1 (dashed) is uniform use, the last bar is everything above.",
+          ...partly,
+        ].join(" "),
       },
     ],
   };

@@ -1,13 +1,14 @@
-// The report of an experiment as data: each arm's means, intervals, paired differences, curves and cost, from the run
-// folders. A pure function of what is finished; only `cost` and `finishedAt` depend on the clock.
+// The report of an experiment as data: each arm's means, intervals, paired differences, curves and cost, from the records
+// of runs. A pure function of these, so a record that has been through a report.json gives the same report as its run
+// folder; of the records, only `cost` and `finishedAt` depend on the clock.
 // Not here: its looks (tables.ts, page.ts, writeReport.ts).
 
 import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import { resolveTrainConfig } from "../train/config.ts";
-import type { MetricsRecord } from "../train/loop.ts";
 import type { PlannedRun } from "./arms.ts";
 import type { Quantity, Sweep } from "./measure.ts";
-import { measureNamed, type UseDetail } from "./measures.ts";
+import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "./measures.ts";
+import type { CurveStep, RunCost, RunRecord } from "./record.ts";
 import type { Experiment } from "./spec.ts";
 import {
   type Estimate,
@@ -17,7 +18,6 @@ import {
   pairedDifference,
   seedsNeeded,
 } from "./statistics.ts";
-import { type FinishedRun, readFinished } from "./store.ts";
 
 export interface Difference extends PairedDifference {
   readonly against: string;
@@ -35,10 +35,11 @@ export interface ArmReport {
   readonly name: string;
   readonly description: string;
   readonly parameters: ParameterCounts;
-  readonly runs: readonly { seed: number; hash: string; values: Readonly<Record<string, number>> }[];
+  readonly runs: readonly RunRecord[];
   /** By key of the quantity. */
   readonly estimates: Readonly<Record<string, Estimate>>;
   readonly differences: Readonly<Record<string, Difference>>;
+  /** Over the seeds that have one: records of old reports do not. */
   readonly curves: {
     /** Lowest to highest of the seeds. */
     readonly training: readonly CurvePoint[];
@@ -48,13 +49,8 @@ export interface ArmReport {
   };
   /** Neuron use, all layers and seeds together. */
   readonly histogram?: UseDetail["histogram"];
-  readonly cost?: {
-    readonly tokensPerSecond: number;
-    /** Of one run, mean. */
-    readonly seconds: number;
-    /** Least over seeds of the largest resident memory: a run may inherit memory from one before. */
-    readonly peakBytes?: number;
-  };
+  /** Means over the runs that have a cost; of `peakBytes` the least: a run may inherit memory from one before. */
+  readonly cost?: RunCost & { readonly runs: number };
 }
 
 export interface ExperimentReport {
@@ -78,25 +74,24 @@ export interface ExperimentReport {
   readonly finishedAt: string;
 }
 
-/** @param plan of the experiment; runs that are not finished are left out. */
+/** @param recordFor gives the record of a finished run; runs without one are left out. */
 export function buildReport(
   experiment: Experiment,
   plan: readonly PlannedRun[],
-  root: string,
+  recordFor: (run: PlannedRun) => RunRecord | undefined,
   about: ExperimentReport["about"],
 ): ExperimentReport {
-  const names = [...new Set(["loss", ...experiment.measure])];
-  const quantities = names.flatMap((name) => measureNamed(name).quantities);
+  const names = withLoss(experiment.measure);
+  const quantities = quantitiesOf(names);
   const sweeps = names.flatMap((name) => measureNamed(name).sweep ?? []);
   const runs = plan.flatMap((planned) => {
-    const run = readFinished(root, planned, names);
-    return run ? [{ planned, run, values: valuesOf(run) }] : [];
+    const record = recordFor(planned);
+    return record ? [{ arm: planned.arm, record: measuredOnly(record, names) }] : [];
   });
-  type Run = (typeof runs)[number];
-  const ofArm = (name: string) => runs.filter(({ planned }) => planned.arm === name);
-  const pairsOf = (name: string, against: string): [Run, Run][] =>
-    ofArm(name).flatMap((run): [Run, Run][] => {
-      const other = ofArm(against).find(({ planned }) => planned.seed === run.planned.seed);
+  const ofArm = (name: string) => runs.filter(({ arm }) => arm === name).map(({ record }) => record);
+  const pairsOf = (name: string, against: string): [RunRecord, RunRecord][] =>
+    ofArm(name).flatMap((run): [RunRecord, RunRecord][] => {
+      const other = ofArm(against).find(({ seed }) => seed === run.seed);
       return other ? [[run, other]] : [];
     });
 
@@ -121,7 +116,7 @@ export function buildReport(
       differences[key] = {
         ...difference,
         against: against as string,
-        seeds: both.map(([a]) => a.planned.seed),
+        seeds: both.map(([a]) => a.seed),
         ...(deviation !== undefined &&
           margin > 0 && { seedsForMargin: seedsNeeded(margin, deviation) ?? null }),
       };
@@ -129,34 +124,24 @@ export function buildReport(
     const planned = plan.find(({ arm: name }) => name === arm.name) as PlannedRun;
     const { prunedTo } = planned;
     const { model } = resolveTrainConfig(planned.input, about.vocabSize);
-    // The curves of a run that is pruned afterwards are those of another arm.
-    const curve = (pick: (record: MetricsRecord) => number | undefined) =>
-      prunedTo === undefined
-        ? curveOf(
-            own.map(({ run }) => run.metrics),
-            pick,
-          )
-        : [];
-    const histogram = histogramOf(own.map(({ run }) => run));
+    const histogram = histogramOf(own);
+    const cost = costOf(own);
     return {
       name: arm.name,
       description: arm.description ?? "",
       parameters: countParameters(
         prunedTo === undefined ? model : { ...model, num_neurons_per_tok: prunedTo },
       ),
-      runs: own.map(({ planned: { seed, hash }, values }) => ({ seed, hash, values })),
+      runs: own,
       estimates,
       differences,
       curves: {
-        training: thinned(curve(({ loss }) => loss)),
-        validation: curve(({ validLoss }) => validLoss),
-        difference:
-          prunedTo === undefined && plan.find(({ arm: name }) => name === against)?.prunedTo === undefined
-            ? differenceCurve(pairs.map(([a, b]) => [a.run.metrics, b.run.metrics]))
-            : [],
+        training: curveOf(own.flatMap(({ training }) => (training ? [training] : []))),
+        validation: curveOf(own.flatMap(({ validation }) => (validation ? [validation] : []))),
+        difference: differenceCurve(pairs),
       },
       ...(histogram && { histogram }),
-      ...(own.length > 0 && { cost: costOf(own.map(({ run }) => run)) }),
+      ...(cost && { cost }),
     };
   });
   return {
@@ -174,8 +159,8 @@ export function buildReport(
     quantities,
     sweeps,
     arms: corrected(arms, quantities),
-    backends: [...new Set(runs.map(({ run }) => run.result.backend))],
-    finishedAt: runs.map(({ run }) => run.cost?.finishedAt ?? "").reduce((a, b) => (a > b ? a : b), ""),
+    backends: [...new Set(runs.flatMap(({ record }) => record.backend ?? []))],
+    finishedAt: runs.map(({ record }) => record.finishedAt ?? "").reduce((a, b) => (a > b ? a : b), ""),
   };
 }
 
@@ -185,8 +170,14 @@ function isReference({ arms }: Experiment, name: string): boolean {
   return arm?.against === undefined && arms.some(({ against }) => against === name);
 }
 
-function valuesOf({ measured }: FinishedRun): Record<string, number> {
-  return Object.assign({}, ...Object.values(measured).map(({ values }) => values));
+/** Without what another experiment has measured of the same run. */
+function measuredOnly({ values, histogram, ...rest }: RunRecord, names: readonly string[]): RunRecord {
+  const own = quantitiesOf(names).filter(({ key }) => values[key] !== undefined);
+  return {
+    ...rest,
+    values: Object.fromEntries(own.map(({ key }) => [key, values[key]])),
+    ...(histogram && names.includes("use") && { histogram }),
+  };
 }
 
 /** Fills in Holm's correction, over all arms and settings of a quantity or sweep. */
@@ -206,12 +197,12 @@ function corrected(arms: readonly ArmReport[], quantities: readonly Quantity[]):
   return result;
 }
 
-/** Steps that all runs have, with the mean and the range of their values. */
-function curveOf(
-  runs: readonly (readonly MetricsRecord[])[],
-  pick: (record: MetricsRecord) => number | undefined,
-): CurvePoint[] {
-  return valuesByStep(runs, pick).map(([step, values]) => [
+/**
+ * Steps that all runs have, with the mean and the range of their values. Of training curves these are ranges of means of a
+ * few steps, for the runs were thinned: less wide than those of single steps.
+ */
+function curveOf(runs: readonly (readonly CurveStep[])[]): CurvePoint[] {
+  return lossesByStep(runs).map(([step, values]) => [
     step,
     estimate(values).mean,
     Math.min(...values),
@@ -219,33 +210,17 @@ function curveOf(
   ]);
 }
 
-function valuesByStep(
-  runs: readonly (readonly MetricsRecord[])[],
-  pick: (record: MetricsRecord) => number | undefined,
-): [number, number[]][] {
+function lossesByStep(runs: readonly (readonly CurveStep[])[]): [number, number[]][] {
   const bySteps = new Map<number, number[]>();
-  for (const record of runs.flat()) {
-    const value = pick(record);
-    if (value !== undefined) bySteps.set(record.step, [...(bySteps.get(record.step) ?? []), value]);
-  }
+  for (const [step, loss] of runs.flat()) bySteps.set(step, [...(bySteps.get(step) ?? []), loss]);
   return [...bySteps].filter(([, values]) => values.length === runs.length).sort(([a], [b]) => a - b);
 }
 
-function differenceCurve(
-  pairs: readonly (readonly [readonly MetricsRecord[], readonly MetricsRecord[]])[],
-): CurvePoint[] {
-  const loss = ({ validLoss }: MetricsRecord) => validLoss;
-  const reference = new Map(
-    valuesByStep(
-      pairs.map(([, b]) => b),
-      loss,
-    ),
-  );
-  const own = valuesByStep(
-    pairs.map(([a]) => a),
-    loss,
-  );
-  return own.flatMap(([step, values]): CurvePoint[] => {
+/** Of the pairs of which both have a curve. */
+function differenceCurve(pairs: readonly (readonly [RunRecord, RunRecord])[]): CurvePoint[] {
+  const both = pairs.flatMap(([{ validation: a }, { validation: b }]) => (a && b ? [{ a, b }] : []));
+  const reference = new Map(lossesByStep(both.map(({ b }) => b)));
+  return lossesByStep(both.map(({ a }) => a)).flatMap(([step, values]): CurvePoint[] => {
     const others = reference.get(step);
     if (!others) return [];
     const { mean, halfWidth = 0 } = estimate(values.map((value, i) => value - others[i]));
@@ -253,20 +228,8 @@ function differenceCurve(
   });
 }
 
-/** At most about 200 points, each the mean of the steps before it: a single step is noisy. */
-function thinned(points: readonly CurvePoint[]): CurvePoint[] {
-  const group = Math.ceil(points.length / 200);
-  return Array.from({ length: Math.ceil(points.length / group) }, (_, i) => {
-    const part = points.slice(i * group, (i + 1) * group);
-    const mean = (at: 1 | 2 | 3) => part.reduce((sum, point) => sum + point[at], 0) / part.length;
-    return [part[part.length - 1][0], mean(1), mean(2), mean(3)];
-  });
-}
-
-function histogramOf(runs: readonly FinishedRun[]): UseDetail["histogram"] | undefined {
-  const all = runs.flatMap(
-    ({ measured }) => (measured.use?.detail as UseDetail | undefined)?.histogram ?? [],
-  );
+function histogramOf(runs: readonly RunRecord[]): UseDetail["histogram"] | undefined {
+  const all = runs.flatMap(({ histogram }) => histogram ?? []);
   if (all.length === 0) return undefined;
   return {
     edges: all[0].edges,
@@ -274,13 +237,16 @@ function histogramOf(runs: readonly FinishedRun[]): UseDetail["histogram"] | und
   };
 }
 
-function costOf(runs: readonly FinishedRun[]): NonNullable<ArmReport["cost"]> {
-  const mean = (pick: (run: FinishedRun) => number) =>
-    runs.reduce((sum, run) => sum + pick(run), 0) / runs.length;
-  const peaks = runs.flatMap(({ cost }) => cost?.peakBytes ?? []);
+function costOf(runs: readonly RunRecord[]): ArmReport["cost"] {
+  const costs = runs.flatMap(({ cost }) => cost ?? []);
+  if (costs.length === 0) return undefined;
+  const mean = (pick: (cost: RunCost) => number) =>
+    costs.reduce((sum, cost) => sum + pick(cost), 0) / costs.length;
+  const peaks = costs.flatMap(({ peakBytes }) => peakBytes ?? []);
   return {
-    tokensPerSecond: mean(({ result }) => result.tokensPerSecond),
-    seconds: mean(({ result }) => result.seconds),
+    tokensPerSecond: mean(({ tokensPerSecond }) => tokensPerSecond),
+    seconds: mean(({ seconds }) => seconds),
     ...(peaks.length > 0 && { peakBytes: Math.min(...peaks) }),
+    runs: costs.length,
   };
 }

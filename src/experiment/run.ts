@@ -2,11 +2,12 @@
 //
 //     ROOT/data/<hash>/         tokens, shared
 //     ROOT/runs/<hash>/         an ordinary run folder for each resolved configuration; measures/NAME.json in it
-//     ROOT/<name>[-<size>]/     config.json (what was asked), plan.json (arm and seed -> run), report/
+//     ROOT/<name>[-<size>]/     config.json (what was asked), plan.json (arm and seed -> run), report/, and taken.json
+//                               (records of finished runs from reports that were given)
 //
 // A kill at any moment loses at most the steps since a checkpoint. Not here: the arithmetic (train/, statistics.ts).
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
@@ -21,10 +22,21 @@ import { type PlannedPhase, type PlannedRun, planRuns } from "./arms.ts";
 import { experimentData } from "./data.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
 import type { MeasureContext, Measured } from "./measure.ts";
-import { measureNamed } from "./measures.ts";
+import { measureNamed, quantitiesOf, withLoss } from "./measures.ts";
+import { recordOf } from "./record.ts";
 import { buildReport, type ExperimentReport } from "./report.ts";
+import { keepTaken, readReport, readTaken, reuseInWords, type TakenRun, takenFor } from "./reuse.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { measurePath, readJson, removeTorn, runPath, stepsDone, tidy } from "./store.ts";
+import {
+  defaultRoot,
+  measurePath,
+  type QueuedRun,
+  readFinished,
+  readJson,
+  removeTorn,
+  runPath,
+  tidy,
+} from "./store.ts";
 import { withTrainedModel } from "./trainedModel.ts";
 import { writeReport } from "./writeReport.ts";
 
@@ -34,6 +46,11 @@ export interface ExperimentOptions extends ExperimentSize {
   readonly size?: string;
   /** Go on with an experiment that was begun; options that are not given are those it began with. */
   readonly resume?: boolean;
+  /**
+   * Paths of report.json: runs of the same hash that stand there with all that this experiment measures are taken from
+   * them instead of computed, unless they are finished below `root`. A resumed experiment remembers them.
+   */
+  readonly reuse?: readonly string[];
   readonly threads?: number;
   readonly signal?: AbortSignal;
   readonly onRun?: (run: {
@@ -41,14 +58,15 @@ export interface ExperimentOptions extends ExperimentSize {
     seed: number;
     index: number;
     count: number;
+    /** It was finished before, here or in a report. */
     reused: boolean;
+    /** The report that it is taken from, if it is. */
+    from?: string;
   }) => void;
   readonly onStep?: (record: MetricsRecord, steps: number) => void;
   readonly onProgress?: OnProgress;
   readonly announce?: (line: string) => void;
 }
-
-export const defaultRoot = join("runs", "experiments");
 
 /** The keys of an experiment that options may change. */
 const sizeKeys = [
@@ -77,6 +95,7 @@ export async function experiment(
   options: ExperimentOptions = {},
 ): Promise<{ report: ExperimentReport; folder: string; reportPath: string }> {
   const { root = defaultRoot, resume, signal, announce = console.error } = options;
+  const reports = [...new Set(options.reuse)];
   const spec =
     typeof source === "string" ? await readExperiment(source) : checkExperiment(source, "experiment");
   const given = Object.fromEntries(
@@ -87,24 +106,45 @@ export async function experiment(
   const begun = readBegun(folder, resume);
   const whole = sizedExperiment(spec, options.size, { ...begun?.given, ...given });
   const record: Begun = { given: { ...begun?.given, ...given }, experiment: whole };
+  // Read before anything is written, so that a file that is no report does not leave an experiment begun; kept before
+  // config.json, which is what makes it begun, so that no kill can make a resumed one forget them.
+  const earlier = begun ? readTaken(folder).filter(({ from }) => !reports.includes(from)) : [];
+  const taken = [...reports.flatMap(readReport), ...earlier];
+  await keepTaken(folder, taken);
   await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
   const unlock = RunFolder.open(folder).lock();
   try {
     const prepared = await experimentData(root, whole, { signal, onProgress: options.onProgress, announce });
     const plan = planRuns(whole, prepared.tokenizer.vocabSize, prepared.dataset.hash);
-    await writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(plan, null, 2)}\n`);
+    const quantities = quantitiesOf(whole.measure).map(({ key }) => key);
+    const own = (run: PlannedRun) => readFinished(root, run, withLoss(whole.measure));
+    const takenOf = (run: PlannedRun) => takenFor(taken, run, quantities);
+    const queue = plan.map((run): QueuedRun => ({ ...run, ...(takenOf(run) && { taken: true }) }));
+    await writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(queue, null, 2)}\n`);
+    const computed = plan.filter((run) => !takenOf(run) && !own(run));
+    for (const line of reuseInWords(reports, taken, { plan, computed, quantities })) announce(line);
     const about = {
       corpus: prepared.dataset.name,
       trainTokens: prepared.dataset.train.length,
       heldOutTokens: prepared.dataset.valid.length,
       vocabSize: prepared.tokenizer.vocabSize,
     };
-    let report = buildReport(whole, plan, root, about);
+    const build = () =>
+      buildReport(
+        whole,
+        plan,
+        (run) => {
+          const finished = own(run);
+          return finished ? recordOf(run, finished) : takenOf(run)?.record;
+        },
+        about,
+      );
+    let report = build();
     for (const [index, run] of plan.entries()) {
-      const place = { index, count: plan.length, prepared, measures: whole.measure };
-      await finish(run, { ...options, ...place, root, announce });
+      const place = { index, count: plan.length, prepared, measures: withLoss(whole.measure) };
+      await finish(run, { ...options, ...place, root, announce, taken: takenOf(run) });
       if (plan[index + 1]?.seed !== run.seed) {
-        report = buildReport(whole, plan, root, about);
+        report = build();
         await writeReport(report, join(folder, "report"));
         removeLeftovers(join(folder, "report"));
       }
@@ -135,20 +175,35 @@ interface FinishOptions extends ExperimentOptions {
   readonly count: number;
   readonly prepared: PreparedData;
   readonly measures: readonly string[];
+  /** Stands in for the run unless that is finished here. */
+  readonly taken?: TakenRun;
 }
 
-/** Trains and measures one run, or what is missing of it. */
+/** Trains and measures one run, or what is missing of it; nothing of one that is taken from a report. */
 async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
-  const { root, index, count, prepared, measures, signal, announce = console.error, threads } = options;
+  const {
+    root,
+    index,
+    count,
+    prepared,
+    measures,
+    taken,
+    signal,
+    announce = console.error,
+    threads,
+  } = options;
   const { arm, seed, before = [], hash, prunedTo } = run;
   throwIfAborted(signal);
   const path = runPath(root, hash);
-  const names = ["loss", ...measures];
-  const missing = () => names.filter((name) => !existsSync(measurePath(path, name, prunedTo)));
+  const missing = () => measures.filter((name) => !existsSync(measurePath(path, name, prunedTo)));
   const phases = [...before, run];
   const isTrained = (phase: PlannedPhase) => existsSync(join(runPath(root, phase.hash), "result.json"));
-  options.onRun?.({ arm, seed, index, count, reused: phases.every(isTrained) });
-  if (phases.every(isTrained) && missing().length === 0) {
+  const isFinished = phases.every(isTrained) && missing().length === 0;
+  const from = isFinished ? undefined : taken?.from;
+  const reused = from !== undefined || phases.every(isTrained);
+  options.onRun?.({ arm, seed, index, count, reused, ...(from !== undefined && { from }) });
+  if (from !== undefined) return;
+  if (isFinished) {
     for (const phase of phases) tidy(runPath(root, phase.hash)); // a kill may have come before that
     return;
   }
@@ -180,7 +235,7 @@ async function finish(run: PlannedRun, options: FinishOptions): Promise<void> {
   }
 }
 
-/** The model after a finished run's last step; absolute, for a run that starts from it remembers it. */
+/** The model after a finished run's last step; absolute, for a run that starts from it is resumed from anywhere. */
 function modelOf(path: string): string {
   return resolve(RunFolder.open(path).checkpoints().at(-1)?.path ?? path);
 }
@@ -195,6 +250,7 @@ async function trainRun(
   removeTorn(path);
   let peakBytes = process.memoryUsage.rss();
   const resume = existsSync(join(path, "config.json"));
+  if (resume && input.startFrom) await pointTo(path, input.startFrom);
   await train({
     ...(resume ? {} : input),
     out: path,
@@ -212,60 +268,18 @@ async function trainRun(
   await writeFileAtomic(join(path, "cost.json"), `${JSON.stringify(cost)}\n`);
 }
 
+/**
+ * Tells a run that was begun where the weights that it starts from are now: until its first checkpoint it reads them when
+ * it is resumed, and the root may have been moved since.
+ */
+async function pointTo(path: string, startFrom: string): Promise<void> {
+  const config = RunFolder.open(path).config as TrainConfigInput;
+  if (config.startFrom === startFrom) return;
+  await writeFileAtomic(join(path, "config.json"), `${JSON.stringify({ ...config, startFrom }, null, 2)}\n`);
+}
+
 /** A run's result as if its model had always kept so few neurons. */
 async function prunedResult(context: MeasureContext, kept: number): Promise<TrainResult> {
   const validation = await withTrainedModel(context, (_model, validateWith) => validateWith(kept));
   return { ...context.result, validation };
-}
-
-/** How far an experiment is. */
-export interface ExperimentStatus {
-  readonly folder: string;
-  readonly title: string;
-  readonly runs: readonly {
-    arm: string;
-    seed: number;
-    steps: number;
-    of: number;
-    state: RunState;
-    path: string;
-  }[];
-}
-
-export type RunState = "finished" | "begun" | "waiting";
-
-/** All experiments that were begun below `root`, by name. */
-export function experimentStatus(root: string = defaultRoot): ExperimentStatus[] {
-  if (!existsSync(root)) return [];
-  return readdirSync(root)
-    .sort()
-    .map((name) => join(root, name))
-    .filter((folder) => existsSync(join(folder, "plan.json")))
-    .map((folder) => ({
-      folder,
-      title: readJson<Begun>(join(folder, "config.json")).experiment.title,
-      runs: readJson<PlannedRun[]>(join(folder, "plan.json")).map((run) => statusOf(root, run)),
-    }));
-}
-
-function statusOf(
-  root: string,
-  { arm, seed, before = [], ...last }: PlannedRun,
-): ExperimentStatus["runs"][number] {
-  const phases = [...before, last];
-  const path = runPath(root, last.hash);
-  const sum = (of: (phase: PlannedPhase) => number) => phases.reduce((total, phase) => total + of(phase), 0);
-  const state = existsSync(join(path, "result.json"))
-    ? "finished"
-    : phases.some(({ hash }) => existsSync(runPath(root, hash)))
-      ? "begun"
-      : "waiting";
-  return {
-    arm,
-    seed,
-    steps: sum(({ hash }) => stepsDone(root, hash)),
-    of: sum(({ input }) => input.steps as number),
-    state,
-    path,
-  };
 }

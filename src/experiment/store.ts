@@ -9,6 +9,15 @@ import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedRun } from "./arms.ts";
 import type { Measured } from "./measure.ts";
 
+/** Where runs, data and experiments are kept if nobody says. */
+export const defaultRoot = join("runs", "experiments");
+
+/** A line of an experiment's plan.json. */
+export interface QueuedRun extends PlannedRun {
+  /** A report that was given (reuse.ts) has all that is measured of it. */
+  readonly taken?: true;
+}
+
 export function runPath(root: string, hash: string): string {
   return join(root, "runs", hash);
 }

@@ -211,17 +211,23 @@ export function costTable({ arms }: ExperimentReport): Table {
         note: "The same, of the gate projection only the rows of kept neurons.",
       },
       {
+        key: "runs",
+        label: "Timed runs",
+        align: "right",
+        note: "Whose time and memory are known and stand in the next columns: those taken from an older report have none.",
+      },
+      {
         key: "tokens_per_second",
         label: "Tokens/s",
         align: "right",
-        note: "Training speed, mean over runs.",
+        note: "Training speed, mean over these runs.",
       },
       {
         key: "seconds",
         label: "Time of a run",
         align: "right",
         format: formatDuration,
-        note: "Steps only, mean over runs.",
+        note: "Steps only, mean over these runs.",
       },
       {
         key: "peak_bytes",
@@ -236,6 +242,7 @@ export function costTable({ arms }: ExperimentReport): Table {
       total: parameters.total,
       with_gate: parameters.activatedWithGate,
       without_gate: parameters.activatedWithoutGate,
+      runs: cost?.runs ?? 0,
       tokens_per_second: cost?.tokensPerSecond,
       seconds: cost?.seconds,
       peak_bytes: cost?.peakBytes,
@@ -243,8 +250,8 @@ export function costTable({ arms }: ExperimentReport): Table {
   };
 }
 
-/** Every run with every number, for programs. */
-export function runsTable({ arms, quantities }: ExperimentReport): Table {
+/** Every run with every number, for programs; with its backend where there are several. */
+export function runsTable({ arms, quantities, backends }: ExperimentReport): Table {
   return {
     title: "All runs",
     columns: [
@@ -252,9 +259,10 @@ export function runsTable({ arms, quantities }: ExperimentReport): Table {
       { key: "seed", label: "Seed", align: "right", format: String },
       { key: "run", label: "Run", align: "left" },
       ...quantities.map(({ key, label }): Column => ({ key, label, align: "right", format: digits })),
+      ...(backends.length > 1 ? [{ key: "backend", label: "Backend", align: "left" } satisfies Column] : []),
     ],
     rows: arms.flatMap(({ name, runs }) =>
-      runs.map(({ seed, hash, values }) => ({ arm: name, seed, run: hash, ...values })),
+      runs.map(({ seed, hash, values, backend }) => ({ arm: name, seed, run: hash, ...values, backend })),
     ),
   };
 }

@@ -12,11 +12,18 @@ export async function writeReport(report: ExperimentReport, folder: string): Pro
   const files = {
     "index.html": experimentPage(report),
     "report.md": experimentMarkdown(report),
-    "report.json": `${JSON.stringify(report, null, 2)}\n`,
+    "report.json": `${numbersOnOneLine(JSON.stringify(report, null, 2))}\n`,
     "differences.csv": renderCsv(differenceTable(report, true)),
     "runs.csv": renderCsv(runsTable(report)),
   };
   for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(folder, name), text);
+}
+
+/** Curves have thousands of points, a line each instead of four. A line break inside a JSON text is never one of a string. */
+function numbersOnOneLine(json: string): string {
+  return json.replace(/\[\n\s+([-+.\de]+(?:,\n\s+[-+.\de]+)*)\n\s+\]/g, (_all, numbers: string) => {
+    return `[${numbers.replace(/\n\s+/g, " ")}]`;
+  });
 }
 
 export function experimentMarkdown(report: ExperimentReport): string {
