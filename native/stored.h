@@ -74,12 +74,15 @@ static void prepareRows(float* to, const float* x, int64_t rows, int64_t k) {
 
 /** Stored rows that are read side by side: as many streams as keep memory busy, few enough to stay in registers. */
 constexpr int kRowsAtOnce = 8;
-/** Asks for the start of rows that will be wanted next; the hardware, once set off, follows a row by itself. */
-template <class Element>
-static inline void prefetchStarts(const Element* const* rows, int count) {
-  constexpr int kLines = 4;
-  for (int r = 0; r < count; r++)
-    for (int line = 0; line < kLines; line++) __builtin_prefetch(rows[r] + line * (64 / int64_t(sizeof(Element))), 0, 2);
+constexpr int64_t kLineBytes = 64;
+/**
+ * Asks for the cache line with element i of each row, once per line. Into the second cache (hint 2): a core has room for
+ * many more lines on their way there than to the first, which is what the rate hangs on; see docs/LOG.md.
+ */
+template <int kStep, class Element>
+static inline void prefetchLine(const Element* row, int64_t i) {
+  constexpr int64_t kLine = kLineBytes / int64_t(sizeof(Element));
+  if (kStep >= kLine || i % kLine == 0) __builtin_prefetch(row + i, 0, 2);
 }
 
 /** Rows of x that share one reading of the weights in registers; more of them read the weights again from cache. */
@@ -87,14 +90,13 @@ constexpr int kVectorsAtOnce = 4;
 
 /**
  * sums[r][v] = row w[r] . prepared row v of x, for kRows rows and kVectors vectors. `ahead` are rows that will be wanted
- * next: they are asked for while these are read.
+ * next (or null): each line of them is asked for while its counterpart is read.
  */
 template <class Weights, int kRows, int kVectors>
 static inline void dotBlock(const typename Weights::Element* const* w, const typename Weights::Element* const* ahead,
                             const float* x, int64_t xStride, int64_t k, float (*sums)[kVectorsAtOnce]) {
   using Dot = DotOf<Weights>;
   vf total[kRows][kVectors] = {};
-  if (ahead) prefetchStarts(ahead, kRows);
   const int64_t whole = k / Dot::kStep * Dot::kStep;
   int64_t i = 0;
   for (; i < whole; i += Dot::kStep, x += kLanes) {
@@ -102,6 +104,7 @@ static inline void dotBlock(const typename Weights::Element* const* w, const typ
     for (int v = 0; v < kVectors; v++) xs[v] = load(x + v * xStride);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) {
+      if (ahead) prefetchLine<Dot::kStep>(ahead[r], i);
       const vf row = Dot::whole(w[r] + i);
       for (int v = 0; v < kVectors; v++) total[r][v] = Dot::add(total[r][v], row, xs[v]);
     }
@@ -130,30 +133,34 @@ static inline void dotRowsOf(int64_t vectors, const typename Weights::Element* c
 
 /**
  * Dot products of `count` stored rows (row i is at(i)) with `vectors` prepared rows of x; result(i, v, sum) takes them.
+ * The rows are read as kRowsAtOnce streams, each a stretch of neighbouring rows: where rows lie one after the other, the
+ * hardware follows a stream across them, which it cannot when it meets each row's start anew.
  */
 template <class Weights, class At, class Result>
 static inline void dotRows(int64_t count, At&& at, const float* x, int64_t vectors, int64_t k, Result&& result) {
   using Element = typename Weights::Element;
-  const int64_t stride = preparedWords<Weights>(k);
-  for (int64_t i = 0; i < count; i += kRowsAtOnce) {
-    const int64_t rows = std::min<int64_t>(kRowsAtOnce, count - i);
+  const int64_t stride = preparedWords<Weights>(k), stretch = count / kRowsAtOnce;
+  float sums[kRowsAtOnce][kVectorsAtOnce];
+  for (int64_t i = 0; i < stretch; i++) {
     const Element *w[kRowsAtOnce], *ahead[kRowsAtOnce];
     for (int r = 0; r < kRowsAtOnce; r++) {
-      w[r] = at(std::min(i + r, count - 1));
-      ahead[r] = at(std::min(i + kRowsAtOnce + r, count - 1));
+      w[r] = at(r * stretch + i);
+      ahead[r] = at(std::min(r * stretch + i + 1, count - 1));
     }
     for (int64_t v = 0; v < vectors; v += kVectorsAtOnce) {
       const int64_t some = std::min<int64_t>(kVectorsAtOnce, vectors - v);
-      float sums[kRowsAtOnce][kVectorsAtOnce];
-      const Element* const* next = v == 0 ? ahead : nullptr;
-      if (rows == kRowsAtOnce) {
-        dotRowsOf<Weights, kRowsAtOnce>(some, w, next, x + v * stride, stride, k, sums);
-      } else {
-        for (int64_t r = 0; r < rows; r++)
-          dotRowsOf<Weights, 1>(some, w + r, nullptr, x + v * stride, stride, k, sums + r);
-      }
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t s = 0; s < some; s++) result(i + r, v + s, sums[r][s]);
+      const Element* const* next = v == 0 && i + 1 < stretch ? ahead : nullptr;
+      dotRowsOf<Weights, kRowsAtOnce>(some, w, next, x + v * stride, stride, k, sums);
+      for (int r = 0; r < kRowsAtOnce; r++)
+        for (int64_t s = 0; s < some; s++) result(r * stretch + i, v + s, sums[r][s]);
+    }
+  }
+  for (int64_t i = stretch * kRowsAtOnce; i < count; i++) {
+    const Element* w = at(i);
+    for (int64_t v = 0; v < vectors; v += kVectorsAtOnce) {
+      const int64_t some = std::min<int64_t>(kVectorsAtOnce, vectors - v);
+      dotRowsOf<Weights, 1>(some, &w, nullptr, x + v * stride, stride, k, sums);
+      for (int64_t s = 0; s < some; s++) result(i, v + s, sums[0][s]);
     }
   }
 }
@@ -177,8 +184,8 @@ static inline void addBlock(const typename Weights::Element* const* w, int rows,
   };
   using Element = typename Weights::Element;
   int64_t c = 0;
-  prefetchStarts(ahead, rows);
   for (; c + kLanes <= n; c += kLanes) {
+    for (int r = 0; r < rows; r++) prefetchLine<kLanes>(ahead[r], c);
     columns(c, WholeVector{}, [](const Element* p) { return decode(p); });
   }
   if (c < n) columns(c, PartVector{n - c}, [&](const Element* p) { return decodePart(p, n - c); });
