@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { benchDecode } from "../src/bench/decode.ts";
 import { benchKernels } from "../src/bench/kernels.ts";
-import { benchLayer, layerFlops } from "../src/bench/layer.ts";
+import { benchLayer, type LayerBench, layerFlops } from "../src/bench/layer.ts";
 import { median, ratioOf, spreadOf, takeTurns } from "../src/bench/measure.ts";
 import { benchMemory } from "../src/bench/memory.ts";
 import { nodePeer } from "../src/bench/peers/find.ts";
@@ -334,6 +334,25 @@ describe("smoke tests", () => {
       assert.deepEqual(JSON.parse(readFileSync(join(folder, `${name}.json`), "utf8")), result);
     });
   }
+
+  test("experts from memory: bytes by K, and K = F the reference", () => {
+    const { stored } = results.find(({ bench }) => bench === "layer") as LayerBench;
+    assert.deepEqual(
+      stored.map(({ dtype, kept, bytes }) => [dtype, kept, bytes]),
+      [
+        ["bf16", 32, 2 * 3 * 32 * 32 * 2],
+        ["bf16", 16, 2 * 2 * 32 * 32 * 2],
+        ["bf16", 8, 2 * 1.5 * 32 * 32 * 2],
+        ["bf16", 4, 2 * 1.25 * 32 * 32 * 2],
+        ["int8", 32, 2 * 3 * 32 * 36],
+        ["int8", 16, 2 * 2 * 32 * 36],
+        ["int8", 8, 2 * 1.5 * 32 * 36],
+        ["int8", 4, 2 * 1.25 * 32 * 36],
+      ],
+    );
+    for (const { kept, neurons, speedup } of stored)
+      if (kept === neurons) assert.deepEqual(speedup, { median: 1, min: 1, max: 1 });
+  });
 
   test("all stand on one page, which needs nothing else", () => {
     const page = readFileSync(join(folder, "index.html"), "utf8");

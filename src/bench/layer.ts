@@ -1,11 +1,12 @@
-// Times one mixture-of-experts layer against each of its sizes: K, F, E and the number of tokens. What K < F costs or gains
-// is the ratio to K = F of the same round.
+// Times one mixture-of-experts layer against each of its sizes, K, F, E and the number of tokens, as training computes it; and
+// its experts as decoding reads them (storedLayer.ts). What K < F costs or gains is the ratio to K = F of the same round.
 
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { LayerArm, type LayerPass, type LayerPeerRow, type LayerShape } from "./layerArm.ts";
 import { ratioOf, type Spread, secondsPerCall, spreadOf, takeTurns } from "./measure.ts";
 import { expertPeers, layerPeers } from "./peers/layer.ts";
 import { type BenchOptions, type Envelope, inSession, type Session } from "./result.ts";
+import { type StoredLayerCase, timeStoredLayers } from "./storedLayer.ts";
 
 export interface LayerBenchOptions extends BenchOptions {
   readonly dtype?: "auto" | "f32" | "bf16";
@@ -32,6 +33,11 @@ export interface LayerCase extends LayerShape {
 export interface LayerBench extends Envelope<"layer"> {
   readonly dtype: "f32" | "bf16";
   readonly cases: readonly LayerCase[];
+  /** The experts as decoding reads them. */
+  readonly stored: readonly (StoredLayerCase & {
+    /** Of the read bandwidth measured in the same run. */
+    readonly shareOfRead: number;
+  })[];
   readonly peers: readonly LayerPeerRow[];
 }
 
@@ -59,6 +65,11 @@ export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench>
       throwIfAborted(options.signal);
       cases.push(...(await timeShapes(session, { sweep, shapes, dtype, quick })));
     }
+    const stored = await timeStoredLayers(session, {
+      width: options.width ?? (quick ? 32 : 1024),
+      neurons: options.neurons ?? (quick ? 32 : 1024),
+      active: base.active,
+    });
     const peers = options.peers
       ? [
           ...(await layerPeers(session, { ...base, kept: base.neurons }, dtype, options.signal)),
@@ -68,7 +79,9 @@ export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench>
     const { envelope, limits } = await session.settle();
     const peak = limits.gigaflops[dtype].all;
     const withShares = cases.map((one) => ({ ...one, shareOfPeak: one.gigaflops / peak }));
-    return { ...envelope, dtype, cases: withShares, peers };
+    const read = limits.readGigabytes.all;
+    const ofRead = stored.map((one) => ({ ...one, shareOfRead: one.gigabytesPerSecond / read }));
+    return { ...envelope, dtype, cases: withShares, stored: ofRead, peers };
   });
 }
 

@@ -120,12 +120,17 @@ interface LayerFlags extends CommonFlags {
 function addLayer(parent: Command): void {
   addBench<LayerFlags>(parent, {
     name: "layer",
-    description: "time one mixture-of-experts layer against K, F, E and the number of tokens",
+    description:
+      "time one mixture-of-experts layer against K, F, E and the number of tokens, and its experts read from memory",
     example: "mone bench layer --width 512 --tokens 2048 --out bench",
     options: (command) =>
       command
-        .option("--width <n>", "D (default: 512)", integer(1))
-        .option("--expert-width <n>", "F that the sweeps start from (default: 512)", integer(1))
+        .option("--width <n>", "D (default: 512; experts from memory: 1024)", integer(1))
+        .option(
+          "--expert-width <n>",
+          "F that the sweeps start from (default: 512; experts from memory: 1024)",
+          integer(1),
+        )
         .option("--experts <n>", "E that the sweeps start from (default: 16)", integer(1))
         .option("--tokens <n>", "T that the sweeps start from (default: 1024)", integer(1))
         .addOption(dtypeOption())

@@ -15,7 +15,7 @@ const axisOf: Record<
 };
 
 export function presentLayer(result: LayerBench): Presentation {
-  const { cases, dtype, peers } = result;
+  const { cases, dtype, peers, stored } = result;
   const shape = cases[0];
   const rows = cases.map((one) => ({
     sweep: one.sweep,
@@ -36,7 +36,8 @@ export function presentLayer(result: LayerBench): Presentation {
     heading: "One layer",
     prose: [
       `A mixture-of-experts layer of width ${shape?.width}, ${shape?.active} experts per token, ${dtype} products, on ` +
-        `${result.backend}: forward as in inference, and forward with backward as in training, balance losses included. ` +
+        `${result.backend}: forward alone, and forward with backward as in training, balance losses included; and its experts ` +
+        "as decoding reads them, with weights too large for any cache. " +
         limitsInWords(result),
     ],
     tables: [
@@ -56,6 +57,26 @@ export function presentLayer(result: LayerBench): Presentation {
           columns.share("shareOfPeak", "of peak"),
         ],
         rows,
+      },
+      {
+        title: `Experts read from memory, one token, D ${stored[0]?.width}, F ${stored[0]?.neurons}`,
+        columns: [
+          columns.text("dtype", "Weights"),
+          columns.integer("kept", "K"),
+          columns.seconds("seconds", "a call"),
+          columns.text("speedup", "speed-up", "Over K = F in the same round."),
+          columns.fixed("ideal", "by bytes", 2, "What the bytes alone would allow."),
+          columns.fixed("megabytes", "MB read", 1),
+          columns.fixed("gigabytesPerSecond", "GB/s", 1),
+          columns.share("shareOfRead", "of read", "Of the read bandwidth measured in the same run."),
+        ],
+        rows: stored.map((one) => ({
+          ...one,
+          seconds: one.seconds.median,
+          megabytes: one.bytes / 1e6,
+          speedup: spreadText(one.speedup, 2),
+          ideal: (3 * one.neurons) / (one.neurons + 2 * one.kept),
+        })),
       },
       ...(peers.length === 0
         ? []
@@ -78,8 +99,38 @@ export function presentLayer(result: LayerBench): Presentation {
             },
           ]),
     ],
-    figures: (Object.keys(axisOf) as Sweep[]).flatMap((sweep) => figuresOf(result, sweep)),
+    figures: [
+      ...storedFigures(result),
+      ...(Object.keys(axisOf) as Sweep[]).flatMap((sweep) => figuresOf(result, sweep)),
+    ],
   };
+}
+
+/** What fewer neurons gain where memory limits. */
+function storedFigures({ stored }: LayerBench): NamedFigure[] {
+  if (stored.length === 0) return [];
+  const of = (dtype: string) => stored.filter((one) => one.dtype === dtype);
+  const share = ({ kept, neurons }: (typeof stored)[number]) => kept / neurons;
+  const svg = linePlot({
+    title: "Experts read from memory: speed-up over K = F",
+    x: { label: "K / F", log: true },
+    y: { label: "times", include: [1] },
+    series: [
+      ...["bf16", "int8"].map((dtype) => ({
+        name: dtype,
+        dots: true,
+        points: of(dtype).map((one) => [share(one), one.speedup.median] as const),
+        band: of(dtype).map((one) => [share(one), one.speedup.min, one.speedup.max] as const),
+      })),
+      {
+        name: "what the bytes allow",
+        points: of("bf16").map((one) => [share(one), 3 / (1 + 2 * share(one))] as const),
+      },
+    ],
+  });
+  return [
+    { name: "stored-k", svg, caption: "Weights too large for any cache; bands reach from least to most." },
+  ];
 }
 
 /** Time, and overhead, against one size. */
