@@ -34,10 +34,7 @@ export interface LayerBench extends Envelope<"layer"> {
   readonly dtype: "f32" | "bf16";
   readonly cases: readonly LayerCase[];
   /** The experts as decoding reads them. */
-  readonly stored: readonly (StoredLayerCase & {
-    /** Of the read bandwidth measured in the same run. */
-    readonly shareOfRead: number;
-  })[];
+  readonly stored: readonly StoredLayerCase[];
   readonly peers: readonly LayerPeerRow[];
 }
 
@@ -79,9 +76,7 @@ export function benchLayer(options: LayerBenchOptions = {}): Promise<LayerBench>
     const { envelope, limits } = await session.settle();
     const peak = limits.gigaflops[dtype].all;
     const withShares = cases.map((one) => ({ ...one, shareOfPeak: one.gigaflops / peak }));
-    const read = limits.readGigabytes.all;
-    const ofRead = stored.map((one) => ({ ...one, shareOfRead: one.gigabytesPerSecond / read }));
-    return { ...envelope, dtype, cases: withShares, stored: ofRead, peers };
+    return { ...envelope, dtype, cases: withShares, stored, peers };
   });
 }
 

@@ -3,8 +3,10 @@
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
 import { activations } from "../kernels/activation.ts";
+import { fill } from "../kernels/elementwise.ts";
 import { expertInputSizes, neuronExpertsBf16, neuronExpertsInt8 } from "../kernels/neuronExperts.ts";
 import { keepWords } from "../kernels/neuronTopK.ts";
+import { probeRead } from "../kernels/probe.ts";
 import { RandomStream } from "../random.ts";
 import { ratioOf, type Spread, secondsPerCall, spreadOf, takeTurns } from "./measure.ts";
 import type { Session } from "./result.ts";
@@ -26,11 +28,16 @@ export interface StoredLayerCase extends StoredShape {
   /** Weights read by a call: the gate whole, K rows of up and of down, of A experts. */
   readonly bytes: number;
   readonly gigabytesPerSecond: number;
+  /**
+   * Of the rate at which plain reads of memory go, which take their turn in each round: on shared machines that rate changes
+   * from one minute to the next.
+   */
+  readonly shareOfRead: Spread;
   /** How many times as fast as K = F, round by round. */
   readonly speedup: Spread;
 }
 
-/** Both forms of the weights, K = F, F/2, F/4 and F/8 by turns. */
+/** Both forms of the weights; plain reads, K = F, F/2, F/4 and F/8 by turns. */
 export async function timeStoredLayers(
   { backend, turns, envelope }: Session<"layer">,
   shape: Omit<StoredShape, "experts">,
@@ -58,16 +65,15 @@ async function timeLayer(
   const { shape, dtype } = layer;
   const { width, neurons, active } = shape;
   const kepts = [1, 1 / 2, 1 / 4, 1 / 8].map((share) => Math.max(1, Math.round(neurons * share)));
-  const times = await takeTurns(
-    kepts.map((kept) => ({
-      name: `experts from memory, ${dtype}, K ${kept}`,
-      run: () =>
-        secondsPerCall(
-          () => layer.run(kept),
-          () => layer.finish(),
-          seconds,
-        ),
-    })),
+  const contender = (name: string, call: () => void) => ({
+    name: `experts from memory, ${dtype}, ${name}`,
+    run: () => secondsPerCall(call, () => layer.finish(), seconds),
+  });
+  const [reads, ...times] = await takeTurns(
+    [
+      contender("plain reads", () => layer.read()),
+      ...kepts.map((kept) => contender(`K ${kept}`, () => layer.run(kept))),
+    ],
     turns,
   );
   return kepts.map((kept, i) => {
@@ -81,6 +87,10 @@ async function timeLayer(
       seconds: spread,
       bytes,
       gigabytesPerSecond: bytes / spread.median / 1e9,
+      shareOfRead: ratioOf(
+        times[i].map((time) => bytes / time),
+        reads.map((time) => layer.readBytes / time),
+      ),
       speedup: ratioOf(times[0], times[i]),
     };
   });
@@ -94,6 +104,7 @@ class StoredLayer {
   readonly dtype: StoredDtype;
   readonly #backend: Backend;
   readonly #buffers: Record<keyof typeof neuronExpertsBf16.buffers, DeviceBuffer>;
+  readonly #plain: { readonly x: DeviceBuffer; readonly total: DeviceBuffer };
   /** Offsets of each call: A experts with one row each, none for the others. */
   readonly #offsets: DeviceBuffer[] = [];
   #calls = 0;
@@ -127,6 +138,8 @@ class StoredLayer {
       y: make("f32", active * width),
       keep: make("u32", active * keepWords(neurons)),
     };
+    this.#plain = { x: make("f32", (sizes.gate * bytesOf(dtype)) / 4), total: make("f32", 1) };
+    backend.run(fill, { y: this.#plain.x }, { n: this.#plain.x.length, value: 1 });
     const { x, weights, slotOfRow, places, gate, up, down } = this.#buffers;
     const random = new RandomStream(1, "bench stored layer");
     const row = new Float32Array(width);
@@ -172,6 +185,15 @@ class StoredLayer {
     };
   }
 
+  get readBytes(): number {
+    return 4 * this.#plain.x.length;
+  }
+
+  /** Reads as much memory as the gates of all experts take, and does nothing with it. */
+  read(): void {
+    this.#backend.run(probeRead, this.#plain, { n: this.#plain.x.length });
+  }
+
   run(kept: number): void {
     const kernel = this.dtype === "bf16" ? neuronExpertsBf16 : neuronExpertsInt8;
     const offsets = this.#offsets[this.#calls++ % this.#offsets.length];
@@ -183,7 +205,8 @@ class StoredLayer {
   }
 
   close(): void {
-    for (const buffer of [...Object.values(this.#buffers), ...this.#offsets]) this.#backend.free(buffer);
+    const all = [...Object.values(this.#buffers), ...Object.values(this.#plain), ...this.#offsets];
+    for (const buffer of all) this.#backend.free(buffer);
   }
 }
 
