@@ -9,6 +9,7 @@ import { toBf16s } from "../kernels/kernel.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
+import { configText } from "./configText.ts";
 import { architectureOf, configOfGguf } from "./ggufConfig.ts";
 import { decodeGguf, type GgufValues, isReadable, readableTypes, widen } from "./ggufDecode.ts";
 import { ggufName, halvedRows } from "./ggufNames.ts";
@@ -102,8 +103,7 @@ export async function importGguf(
     await writeCompanions(file, target);
     const main = sources.reduce((a, b) => (sizeOf(b.shape) > sizeOf(a.shape) ? b : a)).dtype;
     const torch = { F32: "float32", F16: "float16", BF16: "bfloat16" }[main as "F32"];
-    const content = JSON.stringify({ ...stored, torch_dtype: torch }, null, 2);
-    await writeFileAtomic(join(target, "config.json"), `${content}\n`);
+    await writeFileAtomic(join(target, "config.json"), configText({ ...stored, torch_dtype: torch }));
     return { path: target, architecture, family, tensors: sources.length, parameters, tokenizer: !!json };
   } finally {
     file.close();

@@ -11,6 +11,7 @@ import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { configText } from "./configText.ts";
 import { translateConfig } from "./families.ts";
 import { isInt8, requireFloats } from "./quantization.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
@@ -47,10 +48,7 @@ export async function saveModel(folder: string, model: Transformer, tokenizer: T
   }
   await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
   await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
-  await writeFileAtomic(
-    join(folder, "config.json"),
-    `${JSON.stringify(toStoredConfig(model.config), null, 2)}\n`,
-  );
+  await writeFileAtomic(join(folder, "config.json"), configText(toStoredConfig(model.config)));
 }
 
 /** The content of config.json. */

@@ -11,6 +11,7 @@ import { NormalRow } from "../random.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { byteTokenizer } from "../text/tokenizer.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
+import { configText } from "./configText.ts";
 import { storedParts, toStoredConfig } from "./modelFolder.ts";
 import { type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { familyName } from "./tensorNames.ts";
@@ -78,6 +79,6 @@ export async function writeRandomCheckpoint(
   await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
   await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
   const typed = { ...stored, torch_dtype: dtype === "bf16" ? "bfloat16" : "float32" };
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(typed, null, 2)}\n`);
+  await writeFileAtomic(join(folder, "config.json"), configText(typed));
   return total;
 }
