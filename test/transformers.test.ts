@@ -11,7 +11,7 @@ import { after, before, describe, test } from "node:test";
 import { convertCheckpoint } from "../src/checkpoint/convert.ts";
 import { familyConfig } from "../src/checkpoint/familyPresets.ts";
 import { findModelFolder, openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { configOfStored, readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { configOfStored, readModelConfig, readTokenizer } from "../src/checkpoint/modelFolder.ts";
 import { writeRandomCheckpoint } from "../src/checkpoint/randomCheckpoint.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
@@ -160,6 +160,7 @@ describe("transformers computes the same", {
     const data = writeToyText(at("toy.txt"));
     await train({ ...tinyRun, data, out: at("run"), backend, announce: () => {} });
     await convertCheckpoint(findModelFolder(at("run")), at(names[0]), {});
+    copyFileSync(join(hub, "../tokenizer/tokenizer.json"), join(at(names[0]), "tokenizer.json"));
     for (const family of FAMILIES) names.push(...(await write(family)).filter(comparable));
     const folders = names.map((name) => {
       const [family, ...form] = name.split(" ");
@@ -219,6 +220,16 @@ describe("transformers computes the same", {
       t.diagnostic(`transformers ${version}: largest difference ${worst.toExponential(1)}`);
     });
   }
+
+  test("own: tokens of its tokenizer", () => {
+    const path = at("own run, K < F");
+    const text = "The year 2024?!\n\n  It's  over: \u0041\u030a, na\u00efve\n";
+    const program = `
+import json, transformers
+print(json.dumps(transformers.AutoTokenizer.from_pretrained(${JSON.stringify(path)}).encode(${JSON.stringify(text)})))`;
+    const out = execFileSync(python, ["-c", program], { encoding: "utf8", stdio: ["pipe", "pipe", "pipe"] });
+    assert.deepEqual(JSON.parse(out), [...readTokenizer(path).encode(text)]);
+  });
 
   test("a way of computing experts that would keep all neurons is refused", { skip: !fusedToo }, () => {
     const program = `

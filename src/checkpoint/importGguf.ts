@@ -137,14 +137,16 @@ function typed(found: GgufValues, wanted: StoredDType): Float32Array | Uint16Arr
   return wanted === "F32" ? widen(found) : toBf16s(widen(found));
 }
 
-/** The chat template and the texts of special tokens, where renderChat of generation.ts finds them. */
+/**
+ * The texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that tokenizer.json is to
+ * be taken as it is.
+ */
 async function writeCompanions(file: GgufFile, target: string): Promise<void> {
   const template = file.text("tokenizer.chat_template");
-  if (template === undefined) return;
   const tokens = file.texts("tokenizer.ggml.tokens") ?? [];
   const textOf = (key: string) => tokens[file.number(`tokenizer.ggml.${key}_token_id`) ?? -1];
   const special = { bos_token: textOf("bos"), eos_token: textOf("eos") };
   const content = JSON.stringify({ tokenizer_class: "PreTrainedTokenizerFast", ...special }, null, 2);
   await writeFileAtomic(join(target, "tokenizer_config.json"), `${content}\n`);
-  await writeFileAtomic(join(target, "chat_template.jinja"), template);
+  if (template !== undefined) await writeFileAtomic(join(target, "chat_template.jinja"), template);
 }
