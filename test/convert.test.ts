@@ -29,9 +29,10 @@ import { UsageError } from "../src/errors.ts";
 import { textLogits } from "../src/infer/logits.ts";
 import { expertWidth } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
-import { writePruned } from "../src/study/prune.ts";
+import { pruneCheckpoint, writePruned } from "../src/study/prune.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 import { readGguf } from "./support/readGguf.ts";
+import { writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-convert-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -257,6 +258,26 @@ for (const family of [...MOE.filter((name) => name !== "deepseek_v2"), "qwen3"])
     assert.deepEqual(await logitsOf(both), await logitsOf(pruned));
   });
 }
+
+test("pruned widths are multiples of 8, and K comes along with its Python file", async () => {
+  const [whole, sparse, pruned] = ["whole", "whole-k", "whole-k-pruned"].map((name) => join(folder, name));
+  const stored = familyConfig("qwen3_moe-tiny", {});
+  await writeRandomCheckpoint(whole, configOfStored(stored, "tiny"), { dtype: "f32", seed: 3, stored });
+  await convertCheckpoint(whole, sparse, { neurons: 5 });
+  const data = writeToyText(join(folder, "toy.txt"));
+  const options = { data, tokens: 512, announce: () => {} };
+  const { before, width } = await pruneCheckpoint(sparse, pruned, { ...options, share: 0.4 });
+  assert.deepEqual([before, width], [32, 16]);
+  const config = JSON.parse(readFileSync(join(pruned, "config.json"), "utf8"));
+  assert.deepEqual([config.moe_intermediate_size, config.num_neurons_per_tok], [16, 5]);
+  assert.ok(config.auto_map && existsSync(join(pruned, PYTHON_FILE)));
+  const narrow = join(folder, "narrow");
+  assert.equal((await pruneCheckpoint(whole, narrow, { ...options, share: 0.01 })).width, 24);
+  assert.ok(!existsSync(join(narrow, PYTHON_FILE)));
+  const few = await pruneCheckpoint(whole, join(folder, "few"), { ...options, share: 0.9 });
+  assert.equal(few.width, 3);
+  await assert.rejects(pruneCheckpoint(whole, join(folder, "none"), { ...options, share: 1 }), UsageError);
+});
 
 for (const preset of Object.keys(familyPresets).filter((name) => name.endsWith("-tiny"))) {
   test(`${preset}: a random checkpoint opens and gives numbers`, async () => {
