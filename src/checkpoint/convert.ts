@@ -2,7 +2,7 @@
 // one at a time; the configuration keeps every key that need not change, and the files beside the weights come along.
 // Not here: how bytes are made (convertInt8.ts), GGUF (exportGguf.ts), what tensors mean (families.ts).
 
-import { copyFileSync, mkdirSync, readdirSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openBackend } from "../backends/cpu.ts";
 import { throwIfAborted, UsageError } from "../errors.ts";
@@ -12,6 +12,7 @@ import { countOfNeurons } from "../model/neurons.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
 import { CheckpointSource } from "./checkpointSource.ts";
+import { configText } from "./configText.ts";
 import { int8Sources } from "./convertInt8.ts";
 import { type ExpertLayout, type Piece, type PlannedTensor, planTensors } from "./expertLayout.ts";
 import { readConfigs } from "./modelFolder.ts";
@@ -82,21 +83,15 @@ export async function convertCheckpoint(
       };
       return { name: tensor.name, shape: tensor.shape, dtype: same ? tensor.dtype : wanted, data };
     });
-    const python = kept < width && !isInt8(stored) ? pythonFile(stored) : undefined;
-    const changed = {
-      ...withNeurons(stored, kept, width),
-      ...(dtype && typeKeys(stored, dtype)),
-      ...(python && { auto_map: python.autoMap }),
-    };
-    const more = python ? [[PYTHON_FILE, python.source] as const] : [];
-    await writeModelLike(folder, target, { sources, config: changed, more });
+    const changed = { ...withNeurons(stored, kept, width), ...(dtype && typeKeys(stored, dtype)) };
+    await writeModelLike(folder, target, { sources, config: changed });
     return { path: target, tensors: planned.length, parameters: total, kept, width };
   } finally {
     files.close();
   }
 }
 
-/** Matrices as bytes. Other software does not read them, so no Python file comes along. */
+/** Matrices as bytes. */
 async function writeInt8(
   folder: string,
   target: string,
@@ -123,9 +118,9 @@ async function writeInt8(
   }
 }
 
-/** The content of config.json for another K; a Python file that was beside it is not. */
+/** The content of config.json for another K. */
 function withNeurons(stored: Readonly<Record<string, unknown>>, kept: number, width: number) {
-  const { auto_map: _, num_neurons_per_tok: __, ...rest } = stored;
+  const { num_neurons_per_tok: _, ...rest } = stored;
   return { ...rest, ...(kept < width && { num_neurons_per_tok: kept }) };
 }
 
@@ -137,25 +132,31 @@ function typeKeys(stored: Readonly<Record<string, unknown>>, dtype: "f32" | "bf1
   return { ["dtype" in stored ? "dtype" : "torch_dtype"]: name };
 }
 
-/** Writes a model into a new folder with what lies beside another: all but config.json first, so that half of it is no model. */
+/**
+ * Writes a model into a new folder with what lies beside another: all but config.json first, so that half of it is no model.
+ * Python files of the other stay behind; where the configuration keeps fewer than all neurons, ours comes along. (Other
+ * software does not read int8.)
+ */
 export async function writeModelLike(
   folder: string,
   target: string,
-  { sources, config, more = [] }: NewModel,
+  { sources, config }: NewModel,
 ): Promise<void> {
   mkdirSync(target, { recursive: true });
   await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
   copyCompanions(folder, target);
-  for (const [name, content] of more) await writeFileAtomic(join(target, name), content);
-  await writeFileAtomic(join(target, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  const { auto_map: _, ...rest } = config;
+  const python = "num_neurons_per_tok" in rest && !isInt8(rest) ? pythonFile(rest) : undefined;
+  if (python) await writeFileAtomic(join(target, PYTHON_FILE), python.source);
+  const written = { ...rest, ...(python && { auto_map: python.autoMap }) };
+  const original = readFileSync(join(folder, "config.json"), "utf8");
+  await writeFileAtomic(join(target, "config.json"), configText(written, original));
 }
 
 interface NewModel {
   readonly sources: readonly TensorSource[];
-  /** The content of config.json. */
+  /** The content of config.json; K in it only where that is less than all. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** Other files: name and content. */
-  readonly more?: readonly (readonly [name: string, content: string])[];
 }
 
 /** Tokenizer, generation settings, chat template, licence: small files that a model needs or owes. */

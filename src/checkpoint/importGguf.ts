@@ -9,6 +9,7 @@ import { toBf16s } from "../kernels/kernel.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
+import { configText } from "./configText.ts";
 import { architectureOf, configOfGguf } from "./ggufConfig.ts";
 import { decodeGguf, type GgufValues, isReadable, readableTypes, widen } from "./ggufDecode.ts";
 import { ggufName, halvedRows } from "./ggufNames.ts";
@@ -102,8 +103,7 @@ export async function importGguf(
     await writeCompanions(file, target);
     const main = sources.reduce((a, b) => (sizeOf(b.shape) > sizeOf(a.shape) ? b : a)).dtype;
     const torch = { F32: "float32", F16: "float16", BF16: "bfloat16" }[main as "F32"];
-    const content = JSON.stringify({ ...stored, torch_dtype: torch }, null, 2);
-    await writeFileAtomic(join(target, "config.json"), `${content}\n`);
+    await writeFileAtomic(join(target, "config.json"), configText({ ...stored, torch_dtype: torch }));
     return { path: target, architecture, family, tensors: sources.length, parameters, tokenizer: !!json };
   } finally {
     file.close();
@@ -137,14 +137,16 @@ function typed(found: GgufValues, wanted: StoredDType): Float32Array | Uint16Arr
   return wanted === "F32" ? widen(found) : toBf16s(widen(found));
 }
 
-/** The chat template and the texts of special tokens, where renderChat of generation.ts finds them. */
+/**
+ * The texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that tokenizer.json is to
+ * be taken as it is.
+ */
 async function writeCompanions(file: GgufFile, target: string): Promise<void> {
   const template = file.text("tokenizer.chat_template");
-  if (template === undefined) return;
   const tokens = file.texts("tokenizer.ggml.tokens") ?? [];
   const textOf = (key: string) => tokens[file.number(`tokenizer.ggml.${key}_token_id`) ?? -1];
   const special = { bos_token: textOf("bos"), eos_token: textOf("eos") };
   const content = JSON.stringify({ tokenizer_class: "PreTrainedTokenizerFast", ...special }, null, 2);
   await writeFileAtomic(join(target, "tokenizer_config.json"), `${content}\n`);
-  await writeFileAtomic(join(target, "chat_template.jinja"), template);
+  if (template !== undefined) await writeFileAtomic(join(target, "chat_template.jinja"), template);
 }

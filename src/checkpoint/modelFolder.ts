@@ -11,6 +11,7 @@ import { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
+import { configText } from "./configText.ts";
 import { translateConfig } from "./families.ts";
 import { isInt8, requireFloats } from "./quantization.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
@@ -36,7 +37,7 @@ export function storedParts(parameter: Pick<Parameter, "name" | "shape">): Store
   }));
 }
 
-/** Writes config.json, model.safetensors (f32) and tokenizer.json. @throws RunError for a full disk. */
+/** Writes config.json, model.safetensors (f32) and the tokenizer. @throws RunError for a full disk. */
 export async function saveModel(folder: string, model: Transformer, tokenizer: Tokenizer): Promise<void> {
   const sources: TensorSource[] = [];
   for (const parameter of model.parameters.values()) {
@@ -46,11 +47,20 @@ export async function saveModel(folder: string, model: Transformer, tokenizer: T
     }
   }
   await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
+  await writeTokenizer(folder, tokenizer);
+  await writeFileAtomic(join(folder, "config.json"), configText(toStoredConfig(model.config)));
+}
+
+/**
+ * Writes tokenizer.json and, in tokenizer_config.json, that it is to be taken as it is: by the model's family alone
+ * transformers 5 chooses a class that cuts words by rules of its own.
+ */
+export async function writeTokenizer(folder: string, tokenizer: Tokenizer): Promise<void> {
   await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
-  await writeFileAtomic(
-    join(folder, "config.json"),
-    `${JSON.stringify(toStoredConfig(model.config), null, 2)}\n`,
-  );
+  const { eosId } = tokenizer;
+  const eos = eosId === undefined ? {} : { eos_token: tokenizer.decode([eosId]) };
+  const content = { tokenizer_class: "PreTrainedTokenizerFast", clean_up_tokenization_spaces: false, ...eos };
+  await writeFileAtomic(join(folder, "tokenizer_config.json"), `${JSON.stringify(content, null, 2)}\n`);
 }
 
 /** The content of config.json. */

@@ -16,6 +16,21 @@ const classes: Readonly<Record<string, string>> = {
 };
 const DENSE: ReadonlySet<string> = new Set(["llama", "qwen3"]);
 
+/**
+ * transformers 5 computes experts in one of several ways, and finds by the source of a class's own file whether it may choose.
+ * One of them (sonicmoe) has the activation in its kernel, where ours is not called.
+ */
+const expertsImplementation = (parent: string) => `
+    @classmethod
+    def _can_set_experts_implementation(cls):
+        return ${parent}._can_set_experts_implementation()
+
+    def get_correct_experts_implementation(self, requested_experts):
+        if requested_experts not in (None, "eager", "batched_mm", "grouped_mm", "deepgemm"):
+            raise ValueError(f"experts_implementation={requested_experts!r} would use all neurons of an expert")
+        return super().get_correct_experts_implementation(requested_experts)
+`;
+
 /** The file and the `auto_map` of config.json that names it; undefined for a model that transformers does not know. */
 export function pythonFile(
   config: Readonly<Record<string, unknown>>,
@@ -55,7 +70,7 @@ class MoneForCausalLM(${classes[family]}):
         for name, module in list(self.named_modules()):
             if kept and ${site} in name and hasattr(module, "act_fn"):
                 module.act_fn = KeepLargest(module.act_fn, kept)
-`;
+${DENSE.has(family) ? "" : expertsImplementation(classes[family])}`;
   const stem = PYTHON_FILE.replace(/\.py$/, "");
   return { source, autoMap: { AutoModelForCausalLM: `${stem}.MoneForCausalLM` } };
 }

@@ -11,7 +11,8 @@ import { NormalRow } from "../random.ts";
 import { sizeOf } from "../tensor/tensor.ts";
 import { byteTokenizer } from "../text/tokenizer.ts";
 import { requireNewFolder, writeFileAtomic } from "./atomic.ts";
-import { storedParts, toStoredConfig } from "./modelFolder.ts";
+import { configText } from "./configText.ts";
+import { storedParts, toStoredConfig, writeTokenizer } from "./modelFolder.ts";
 import { type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { familyName } from "./tensorNames.ts";
 
@@ -26,7 +27,7 @@ export interface RandomCheckpointOptions {
 }
 
 /**
- * Writes config.json, model.safetensors and tokenizer.json (bytes) into a new or empty folder.
+ * Writes config.json, model.safetensors and the tokenizer (bytes) into a new or empty folder.
  * @returns the number of parameters.
  * @throws UsageError if the folder holds something, or the vocabulary is too small for bytes; RunError for a full disk.
  */
@@ -76,8 +77,8 @@ export async function writeRandomCheckpoint(
   });
   mkdirSync(folder, { recursive: true });
   await writeSafetensors(join(folder, "model.safetensors"), sources, { format: "pt" });
-  await writeFileAtomic(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  await writeTokenizer(folder, tokenizer);
   const typed = { ...stored, torch_dtype: dtype === "bf16" ? "bfloat16" : "float32" };
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(typed, null, 2)}\n`);
+  await writeFileAtomic(join(folder, "config.json"), configText(typed));
   return total;
 }
