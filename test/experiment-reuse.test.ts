@@ -266,7 +266,7 @@ test("the reports of docs/results can be reused", () => {
 });
 
 test("a root that is moved while an arm is between its phases goes on where it is", async () => {
-  const spec = { ...tiny, arms: tiny.arms.slice(2, 3) };
+  const spec = { ...tiny, base: { ...tiny.base, checkpointEvery: 100 }, arms: tiny.arms.slice(2, 3) };
   let steps = 0;
   const dies = () => {
     if (++steps === 8 + 3) throw new Error("killed"); // in the second phase, before its first checkpoint

@@ -13,6 +13,7 @@ import { overhead } from "../src/experiment/overhead.ts";
 import { prunableShare, prunedShares } from "../src/experiment/pruneMeasure.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
+import { type LayerChoice, sharedChoice } from "../src/experiment/stabilityMeasure.ts";
 import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
 import { resultTable, sweepTable } from "../src/experiment/tables.ts";
 import { countParameters } from "../src/model/parameters.ts";
@@ -345,4 +346,56 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
   assert.ok(readdirSync(join(root, "runs")).length < planned, "the plain MoE is shared");
   assert.equal(experimentStatus(root).length, shippedExperiments.length);
   assert.ok(experimentStatus(root).every(({ runs }) => runs.every(({ state }) => state === "finished")));
+});
+
+test("what two models choose alike: experts by token, then neurons in those", () => {
+  // 3 tokens, 2 of 3 experts, 40 neurons (2 words). Token 2 goes elsewhere in the second model.
+  const a: LayerChoice = {
+    keep: Uint32Array.of(0b111, 0, 0b1, 1, 0b11, 0, 0b110, 0b10, 0b1, 0, 0xffffffff, 0xff),
+    offsets: Uint32Array.of(0, 2, 5, 6),
+    slots: Uint32Array.of(0, 2, 1, 3, 4, 5),
+    active: 2,
+  };
+  const b: LayerChoice = {
+    keep: Uint32Array.of(0b101, 0, 0b1, 1, 0b10, 0b1, 0b111, 0b10, 0b1, 0, 0b1, 0),
+    offsets: Uint32Array.of(0, 3, 5, 6),
+    slots: Uint32Array.of(0, 2, 4, 1, 3, 5),
+    active: 2,
+  };
+  // Expert 0: tokens 0 (2 alike) and 1 (2 alike); expert 1: tokens 0 (2) and 1 (none), not 2; expert 2: token 2 (1).
+  assert.deepEqual(sharedChoice(a, b, 3, 40), { routed: 5, rows: 6, kept: 7 });
+  assert.deepEqual(sharedChoice(a, a, 3, 40), { routed: 6, rows: 6, kept: 3 + 2 + 2 + 3 + 1 + 40 });
+});
+
+test("stability: of kept sets and routing between the last two checkpoints", async () => {
+  const arms = [
+    { name: "MoE", neurons: 1 },
+    { name: "MoNE", neurons: 0.25 },
+    { name: "MoNE, still", neurons: 0.25, change: { learningRate: 1e-12, warmup: 0 } },
+  ];
+  const { report } = await experiment(
+    {
+      name: "stable",
+      title: "Stable",
+      question: "?",
+      baseline: "MoE",
+      arms,
+      measure: ["stability"],
+      sizes: { smoke: shippedExperiments[0].sizes!.smoke },
+    },
+    {
+      root: join(folder, "stable"),
+      size: "smoke",
+      data,
+      tokens: 2048,
+      threads: 1,
+      announce() {},
+    },
+  );
+  const [moe, mone, still] = report.arms.map(({ runs }) => runs[0].values);
+  assert.equal(moe.kept_overlap, undefined);
+  assert.ok(moe.routing_overlap > 0.5 && moe.routing_overlap <= 1);
+  assert.ok(mone.kept_overlap > 0.25 && mone.kept_overlap < 1, `${mone.kept_overlap}`);
+  assert.equal(still.kept_overlap, 1);
+  assert.equal(still.routing_overlap, 1);
 });

@@ -2,12 +2,16 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { resolveModelConfig } from "../src/model/config.ts";
+import type { Transformer } from "../src/model/transformer.ts";
 import { RandomStream } from "../src/random.ts";
 import { allocateGreedily } from "../src/study/allocation.ts";
 import { bootstrap } from "../src/study/bootstrap.ts";
 import { evenness } from "../src/study/evenness.ts";
 import { GateHistogram } from "../src/study/histogram.ts";
+import type { SettingResult, SpeedResult } from "../src/study/result.ts";
 import { timeByTurns } from "../src/study/turns.ts";
+import { verdictOf } from "../src/study/verdict.ts";
 
 test("bootstrap intervals of a mean cover the truth about as often as they say", () => {
   const trials = 200;
@@ -140,4 +144,30 @@ test("a machine that becomes slower cuts the turns off, not below two", async ()
     [turns, turns],
   );
   assert.ok(tokens > 2);
+});
+
+test("a verdict says when the speeds that it quotes are unsteady", () => {
+  const config = resolveModelConfig({ vocab_size: 32, moe_intermediate_size: 64 }, "test");
+  const model = { config, head: { dtype: "f32" } } as unknown as Transformer;
+  const interval = { low: 1, high: 1.01 };
+  const setting = { name: "gate-k16", ratio: 1.005, ratioInterval: interval } as SettingResult;
+  const speed = (name: string, least: number, most: number) =>
+    ({
+      name,
+      least,
+      most,
+      tokensPerSecond: (least + most) / 2,
+      speedup: name === "recommended" ? 1.25 : 1,
+    }) as SpeedResult;
+  const textOf = (speeds: SpeedResult[]) => verdictOf(model, 16, [setting], speeds, 0.01).text;
+  const steady = textOf([speed("reference", 90, 110), speed("recommended", 100, 140)]);
+  assert.match(steady, /Drop up to 75 % of neurons.*\(measured 1\.25x\)\.$/);
+  assert.match(
+    textOf([speed("reference", 50, 110), speed("recommended", 100, 140)]),
+    /1\.25x, but turns .* quiet/,
+  );
+  assert.match(
+    textOf([speed("reference", 90, 110), speed("recommended", 10, 140)]),
+    /1\.25x, but turns .* quiet/,
+  );
 });

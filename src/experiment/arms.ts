@@ -131,7 +131,9 @@ function armInput(
   const steps = merged.steps ?? Math.max(1, Math.floor(tokens / (batch * accumulation * seqLen)));
   const validEvery = merged.validEvery ?? Math.max(1, Math.floor(steps / 10));
   const { data: _data, tokenizer: _tokenizer, validShare: _share, ...others } = merged;
-  return { keepCheckpoints: 1, checkpointEvery: 100, ...others, steps, validEvery };
+  // The last two checkpoints stay: what changes between them is measured (stabilityMeasure.ts).
+  const kept = { keepCheckpoints: 2, checkpointEvery: Math.max(1, Math.ceil(steps / 8)) };
+  return { ...kept, ...others, steps, validEvery };
 }
 
 /** @param before hash of the phase that the run starts from. */

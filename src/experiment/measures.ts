@@ -3,6 +3,7 @@
 import { UsageError } from "../errors.ts";
 import type { Measure, Quantity } from "./measure.ts";
 import { prune, pruneRandom } from "./pruneMeasure.ts";
+import { stability } from "./stabilityMeasure.ts";
 
 export type { Measure, MeasureContext, Measured, Quantity, Sweep } from "./measure.ts";
 
@@ -72,6 +73,7 @@ const measures = new Map<string, Measure>([
   ["use", use],
   ["prune", prune],
   ["prune-random", pruneRandom],
+  ["stability", stability],
 ]);
 
 export function measureNames(): string[] {

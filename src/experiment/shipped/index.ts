@@ -136,6 +136,7 @@ const balance: ExperimentSpec = {
       ),
     ),
   ].map((arm) => ({ ...arm, neurons: 0.25 })),
+  measure: ["use", "stability"],
   sizes: sizes(2_000_000),
 };
 
