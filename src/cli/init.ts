@@ -27,6 +27,7 @@ export function addInitCommand(program: Command): void {
       `${presetNames.join(", ")}; or of another family: ${Object.keys(familyPresets).join(", ")}`,
       "mone-small",
     )
+    .option("--random", "random weights: what there is without this word, too")
     .option("--set <key=value...>", "keys of the model, e.g. num_hidden_layers=16 vocab_size=50304")
     .addOption(new Option("--dtype <type>", "type on disk").choices(["f32", "bf16"]).default("bf16"))
     .option("--seed <n>", "the same seed gives the same weights", integer(0), 1);
