@@ -4,7 +4,7 @@
 import { join } from "node:path";
 import { openStoredModel } from "../checkpoint/loadModel.ts";
 import { throwIfAborted } from "../errors.ts";
-import { keepWords } from "../kernels/neuronTopK.ts";
+import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { forwardBatch } from "../study/evaluate.ts";
@@ -135,10 +135,8 @@ export function sharedChoice(a: LayerChoice, b: LayerChoice, tokens: number, wid
     const other = rowOf[token * experts + expert];
     if (other < 0) return;
     routed++;
-    for (let word = 0; word < words; word++) {
-      for (let bits = a.keep[row * words + word] & b.keep[other * words + word]; bits !== 0; bits &= bits - 1)
-        kept++;
-    }
+    for (let word = 0; word < words; word++)
+      kept += bitCount(a.keep[row * words + word] & b.keep[other * words + word]);
   });
   return { routed, rows, kept };
 }

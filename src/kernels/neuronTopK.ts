@@ -12,6 +12,13 @@ import { gradSamples, topKSamples } from "./neuronTopKSamples.ts";
 /** Words of `keep` per row of F neurons. */
 export const keepWords = (width: number) => Math.ceil(width / 32);
 
+/** Ones of a word: how many neurons it keeps. */
+export function bitCount(word: number): number {
+  let count = 0;
+  for (let bits = word; bits !== 0; bits &= bits - 1) count++;
+  return count;
+}
+
 /** Whether row r keeps neuron j. */
 export function isKept(keep: Uint32Array, r: number, j: number, width: number): boolean {
   return ((keep[r * keepWords(width) + (j >>> 5)] >>> (j & 31)) & 1) === 1;

@@ -4,7 +4,7 @@
 // Letters: E experts, F neurons, K kept, R rows.
 
 import { throwIfAborted } from "../errors.ts";
-import { keepWords } from "../kernels/neuronTopK.ts";
+import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
 import { expertWidth, isSparseLayer, keptNeurons } from "../model/config.ts";
 import type { Transformer } from "../model/transformer.ts";
 import { studyExperts } from "../tensor/studyOps.ts";
@@ -187,13 +187,6 @@ function addRows(layer: LayerActivation, batch: WindowBatch, rows: Rows): void {
       before = token;
     }
   }
-}
-
-function bitCount(word: number): number {
-  let bits = word;
-  let count = 0;
-  for (; bits !== 0; bits &= bits - 1) count++;
-  return count;
 }
 
 /** What a file keeps of a layer. @param kept the K of `gatherActivation`. */
