@@ -280,6 +280,7 @@ describe("evaluations", () => {
       "blimp_two",
       "lambada_openai",
     ]);
+    assert.deepEqual([file.versions.blimp, file.versions.blimp_one], [2, 1]);
     assert.deepEqual(file.group_subtasks, { arc_easy: [], blimp: names.slice(1, 3), lambada_openai: [] });
     const blimp = (file.groups as typeof file.results).blimp;
     const parts = names.slice(1, 3).map((name) => file.results[name]["acc,none"] as number);

@@ -110,7 +110,7 @@ function addGroup(file: HarnessResults, group: string, parts: readonly TaskResul
   file.results[group] = numbers;
   file.groups = { ...file.groups, [group]: numbers };
   file.group_subtasks[group] = parts.map(({ name }) => name);
-  file.versions[group] = spec.version;
+  file.versions[group] = spec.groupVersion ?? spec.version;
   file["n-shot"][group] = numFewshot;
   file.higher_is_better[group] = directions(spec.metrics);
 }

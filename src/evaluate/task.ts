@@ -54,6 +54,8 @@ export interface TaskSpec {
   readonly delimiter?: string;
   /** A field whose values are tasks of their own, of which this one is the group: `blimp` has `blimp_VALUE`. */
   readonly groupBy?: string;
+  /** The group's own version, if it is another than that of its tasks. */
+  readonly groupVersion?: number;
   /** False where examples before the question make no sense: their number is 0, whatever was asked for. */
   readonly fewshot?: boolean;
 }

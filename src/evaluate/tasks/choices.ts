@@ -130,6 +130,7 @@ export const blimp: TaskSpec = {
   output: "choices",
   metrics: ["acc"],
   groupBy: "UID",
+  groupVersion: 2,
   fewshot: false,
   dataset: { path: "nyu-mll/blimp", split: "train" },
   layouts: [
