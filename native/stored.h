@@ -76,7 +76,7 @@ static void prepareRows(float* to, const float* x, int64_t rows, int64_t k) {
 constexpr int kRowsAtOnce = 8;
 constexpr int64_t kLineBytes = 64;
 /**
- * Asks for the cache line with element i of each row, once per line. Into the second cache (hint 2): a core has room for
+ * Asks for the cache line with element i of a row, once per line when called every kStep elements. Into the second cache (hint 2): a core has room for
  * many more lines on their way there than to the first, which is what the rate hangs on; see docs/LOG.md.
  */
 template <int kStep, class Element>
