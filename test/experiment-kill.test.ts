@@ -9,54 +9,22 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import type { ExperimentReport } from "../src/experiment/report.ts";
 import { timeless } from "./support/timeless.ts";
+import { tinyExperiment } from "./support/tinyExperiment.ts";
 import { writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-experiment-kill-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
 const main = new URL("../src/cli/main.ts", import.meta.url).pathname;
 
-/** Every kind of run: plain, in phases, pruned when measured; checkpoints at odd moments. */
+/** With checkpoints at odd moments. */
+const spec = tinyExperiment(writeToyText(join(folder, "toy.txt")), {
+  tokens: 2048,
+  measure: ["use", "prune"],
+}) as {
+  base: object;
+};
 const file = join(folder, "tiny.json");
-writeFileSync(
-  file,
-  JSON.stringify({
-    name: "tiny",
-    data: writeToyText(join(folder, "toy.txt")),
-    tokens: 2048,
-    seeds: [1, 2],
-    heldOutTokens: 129,
-    measure: ["use", "prune"],
-    base: {
-      preset: "moe-tiny",
-      seqLen: 16,
-      batch: 4,
-      warmup: 1,
-      validEvery: 5,
-      validTokens: 64,
-      checkpointEvery: 3,
-      model: {
-        hidden_size: 16,
-        num_hidden_layers: 1,
-        num_attention_heads: 2,
-        num_experts: 4,
-        num_experts_per_tok: 2,
-        moe_intermediate_size: 16,
-        intermediate_size: 32,
-      },
-    },
-    arms: [
-      { name: "MoE", neurons: 1 },
-      {
-        name: "continued",
-        phases: [
-          { share: 0.5, neurons: 1 },
-          { share: 0.5, neurons: 0.25 },
-        ],
-      },
-      { name: "pruned", neurons: 1, prunedTo: 0.25 },
-    ],
-  }),
-);
+writeFileSync(file, JSON.stringify({ ...spec, base: { ...spec.base, validEvery: 5, checkpointEvery: 3 } }));
 
 /** Where a root's experiment is. */
 const inRoot = (root: string, ...path: string[]) => join(root, "tiny", ...path);

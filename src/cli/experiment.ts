@@ -1,10 +1,13 @@
 // `mone experiment`: arms and seeds from a file or a shipped experiment, trained, measured and compared.
 
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
 import type { Table } from "../report/table.ts";
 import { action, type Context, commandLine, Interrupted } from "./action.ts";
-import { addCommonOptions, addThreadsOption, number } from "./options.ts";
+import { Companions, endWithParent } from "./companions.ts";
+import { addCommonOptions, addThreadsOption, integer, number } from "./options.ts";
 import { showSteps, showText } from "./progress.ts";
 import { stopped } from "./train.ts";
 
@@ -21,6 +24,7 @@ interface ExperimentFlags {
   readonly seeds?: number[];
   readonly reuse?: string[];
   readonly threads?: number;
+  readonly processes?: number;
 }
 
 /** Not a file of arms and seeds, but run and reported like one (experiment/overhead.ts). */
@@ -46,6 +50,11 @@ export function addExperimentCommand(program: Command): void {
     .option(
       "--reuse <report...>",
       "report.json of earlier experiments: runs that stand there with all that is measured are not computed again",
+    )
+    .option(
+      "--processes <n>",
+      "processes that share the runs; small models gain more by this than by threads",
+      integer(1),
     );
   addThreadsOption(command);
   addCommonOptions(command, "mone experiment half --size small --data texts.jsonl.gz");
@@ -64,8 +73,8 @@ async function run(context: Context, file: string | undefined, flags: Experiment
 
 /** Measures time instead of training arms, so it has few of the options. */
 async function runOverhead({ output, signal }: Context, flags: ExperimentFlags): Promise<void> {
-  const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds, reuse } = flags;
-  if ([validData, tokenizer, tokens, seeds, reuse].some((value) => value !== undefined)) {
+  const { size, resume, root, data, threads, validData, tokenizer, tokens, seeds, reuse, processes } = flags;
+  if ([validData, tokenizer, tokens, seeds, reuse, processes].some((value) => value !== undefined)) {
     throw new UsageError(
       "overhead measures time: it takes --size, --data, --threads, --root and --resume only.",
     );
@@ -102,9 +111,14 @@ async function runExperiment(
     import("../experiment/store.ts"),
   ]);
   const { differenceTable, reportInWords, resultTable, sweepTable } = await import("../experiment/tables.ts");
-  const { root = defaultRoot, size, resume, list: _list, status: _status, ...rest } = flags;
+  const { root = defaultRoot, size, resume, list: _list, status: _status, processes = 1, ...rest } = flags;
+  const threads = flags.threads ?? (processes > 1 ? shareOfCores(processes) : undefined);
+  /** What another process, or another day, goes on with. */
+  const again = ["experiment", file, ...(size ? ["--size", size] : []), "--root", root, "--resume"];
+  const companions = new Companions(output.note);
   let name = "";
   let step: number | undefined;
+  endWithParent();
   const show = showSteps(output.progress, () => name);
   try {
     const { report, reportPath } = await experiment(file, {
@@ -113,6 +127,13 @@ async function runExperiment(
       size,
       resume,
       signal,
+      threads,
+      onPlanned(folder) {
+        for (let number = 2; number <= processes; number++) {
+          const args = [...again, "--threads", String(threads), "--json"];
+          companions.start(args, join(folder, `process-${number}.log`));
+        }
+      },
       onRun({ arm, seed, index, count, reused, from }) {
         output.progress.end();
         name = `${arm}, seed ${seed} (${index + 1} of ${count})`;
@@ -125,6 +146,7 @@ async function runExperiment(
       onProgress: showText(output.progress),
       announce: output.note,
     });
+    await companions.ended();
     output.line();
     output.table(resultTable(report));
     output.line();
@@ -138,17 +160,15 @@ async function runExperiment(
     output.line(`\nreport: ${reportPath}`);
     output.json({ ...report, reportPath });
   } catch (error) {
+    await companions.stop();
     if (!(error instanceof Interrupted)) throw error;
-    const again = [
-      "experiment",
-      file,
-      ...(size === undefined ? [] : ["--size", size]),
-      "--root",
-      root,
-      "--resume",
-    ];
-    throw stopped(step, root, again);
+    throw stopped(step, root, processes > 1 ? [...again, "--processes", String(processes)] : again);
   }
+}
+
+/** Threads of each of several processes. */
+function shareOfCores(processes: number): number {
+  return Math.max(1, Math.floor(availableParallelism() / processes));
 }
 
 async function listShipped({ output }: Context): Promise<void> {

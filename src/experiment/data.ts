@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { whenFree } from "../checkpoint/lock.ts";
 import { openCorpus } from "../text/corpus.ts";
 import { checkRange, type TokenSplit } from "../text/dataset.ts";
 import type { OnProgress } from "../text/progress.ts";
@@ -36,7 +37,10 @@ export async function experimentData(
   if (!existsSync(join(folder, "config.json"))) {
     await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(source, null, 2)}\n`);
   }
-  const unlock = RunFolder.open(folder).lock();
+  const unlock = await whenFree(() => RunFolder.open(folder).lock(), {
+    signal: options.signal,
+    onWait: (holder) => options.announce?.(`waiting for ${holder}, which prepares the text`),
+  });
   try {
     const prepared = await prepareData(folder, { ...options, data, tokenizer, validShare });
     const { dataset } = prepared;

@@ -1,9 +1,10 @@
 // The run folders that experiments share: where they are, what they hold when a run is finished, and what is thrown away.
 // Not here: what is in a run folder besides (train/runFolder.ts).
 
-import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { removeLeftovers } from "../checkpoint/atomic.ts";
+import { lockFile } from "../checkpoint/lock.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedRun } from "./arms.ts";
@@ -20,6 +21,16 @@ export interface QueuedRun extends PlannedRun {
 
 export function runPath(root: string, hash: string): string {
   return join(root, "runs", hash);
+}
+
+/**
+ * Makes this process the only one that trains or measures a run. Beside its folder, which may not be there yet.
+ * @returns the function that gives it free. @throws InUse if another process works on it.
+ */
+export function lockRun(root: string, hash: string): () => void {
+  mkdirSync(join(root, "runs"), { recursive: true });
+  const path = runPath(root, hash);
+  return lockFile(`${path}.lock`, { what: `run ${path}` });
 }
 
 /** @param prunedTo K when measured, if it is not the run's. */

@@ -7,28 +7,21 @@ import {
   existsSync,
   fsyncSync,
   ftruncateSync,
-  linkSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
-  rmSync,
   writeFileSync,
 } from "node:fs";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import {
   discardFolder,
   errorCode,
   explainWriteError,
-  isRunning,
-  type ProcessIdentity,
   publishFolder,
   removeLeftovers,
-  temporaryPath,
-  thisProcess,
 } from "../checkpoint/atomic.ts";
+import { lockFile } from "../checkpoint/lock.ts";
 import { RunError, UsageError } from "../errors.ts";
 
 /** A line of `metrics.jsonl`; the key `step` is what `truncateMetrics` goes by. */
@@ -95,23 +88,16 @@ export class RunFolder {
   /**
    * Makes this process the only one that writes here, and clears away what a killed one left half done.
    * @returns the function that gives the folder free again.
-   * @throws UsageError if another process has it. The lock of a dead process is taken over; that of another host
-   * cannot be judged and counts as alive.
+   * @throws InUse, a UsageError, if another process has it (lock.ts).
    */
   lock(): () => void {
-    const lockPath = join(this.path, "lock");
-    const mine = JSON.stringify({ ...thisProcess, host: hostname() });
-    try {
-      acquire(this.path, lockPath, mine);
-    } catch (error) {
-      throw explainWriteError(error, lockPath);
-    }
+    const unlock = lockFile(join(this.path, "lock"), {
+      what: `run folder ${this.path}`,
+      instead: "choose another --out",
+    });
     removeLeftovers(this.path);
     if (existsSync(this.#checkpointsPath)) removeLeftovers(this.#checkpointsPath);
-    return () => {
-      // Not if somebody deleted our lock by hand and another process has its own there now.
-      if (readIfThere(lockPath) === mine) rmSync(lockPath);
-    };
+    return unlock;
   }
 
   /** Adds one line, in one system call. @throws RunError if the disk is full. */
@@ -209,92 +195,5 @@ export class RunFolder {
     throw new RunError(
       `line ${number} of ${this.#metricsPath} is not a JSON object: repair or delete that line`,
     );
-  }
-}
-
-/**
- * Puts a file with the text `mine` at `lockPath`. A link appears with its content, and only where nothing is, so
- * nobody ever sees an empty lock. Replacing a dead one takes two steps, looking and renaming; a second lock,
- * held for just that long, keeps two processes from replacing each other's.
- */
-function acquire(runPath: string, lockPath: string, mine: string): void {
-  const temporary = temporaryPath(lockPath);
-  const takeoverPath = `${lockPath}.takeover`;
-  writeFileSync(temporary, mine, { flush: true });
-  try {
-    while (!linkIfFree(temporary, lockPath)) {
-      if (!refuseIfAlive(runPath, lockPath)) continue; // given free just now
-      if (!linkIfFree(temporary, takeoverPath)) {
-        if (refuseIfAlive(runPath, takeoverPath)) {
-          throw new UsageError(
-            `${takeoverPath} was left by a process that was killed: delete it and try again`,
-          );
-        }
-        continue;
-      }
-      try {
-        if (!refuseIfAlive(runPath, lockPath)) continue;
-        renameSync(temporary, lockPath);
-        return;
-      } finally {
-        rmSync(takeoverPath);
-      }
-    }
-  } finally {
-    rmSync(temporary, { force: true });
-  }
-}
-
-/** Hard-links `target` to `path`; false if there is something at `path`. */
-function linkIfFree(target: string, path: string): boolean {
-  try {
-    linkSync(target, path);
-    return true;
-  } catch (error) {
-    const code = errorCode(error) ?? "";
-    if (code === "EEXIST") return false;
-    if (!["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(code)) throw error;
-    throw new RunError(`cannot lock ${path}: its file system has no hard links, so put the run elsewhere`, {
-      cause: error,
-    });
-  }
-}
-
-/** Whether there is a lock at `path`, of a dead process. @throws UsageError if its process may be alive. */
-function refuseIfAlive(runPath: string, path: string): boolean {
-  const text = readIfThere(path);
-  if (text === undefined) return false;
-  const { pid, started, host } = parseHolder(path, text);
-  if (host !== hostname()) {
-    throw new UsageError(
-      `run folder ${runPath} is in use by process ${pid} on ${host}: if that has ended, delete ${path}`,
-    );
-  }
-  if (isRunning({ pid, started })) {
-    throw new UsageError(
-      `run folder ${runPath} is in use by process ${pid}: wait for it to end, or choose another --out`,
-    );
-  }
-  return true;
-}
-
-function parseHolder(path: string, text: string): ProcessIdentity & { host: string } {
-  try {
-    const { pid, started, host } = JSON.parse(text);
-    if (Number.isSafeInteger(pid) && pid > 0 && Number.isSafeInteger(started) && typeof host === "string") {
-      return { pid, started, host };
-    }
-  } catch {
-    // said below
-  }
-  throw new UsageError(`${path} is not a lock of this program: delete it if no process works in the folder`);
-}
-
-function readIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (errorCode(error) === "ENOENT") return undefined;
-    throw error;
   }
 }
