@@ -3,15 +3,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  estimate,
-  holm,
-  pairedDifference,
-  pairedPower,
-  seedsNeeded,
-  tQuantile,
-  tTwoSided,
-} from "../src/experiment/statistics.ts";
+import { tQuantile, tTwoSided } from "../src/experiment/distributions.ts";
+import { leastAlike, spreadOf } from "../src/experiment/spread.ts";
+import { estimate, holm, pairedDifference, pairedPower, seedsNeeded } from "../src/experiment/statistics.ts";
 import { RandomStream } from "../src/random.ts";
 
 const near = (actual: number, expected: number, tolerance: number) =>
@@ -150,4 +144,119 @@ test("Holm keeps false alarms of ten arms against one baseline below 5 %", () =>
     return holm(pValues).some((p) => p <= 0.05);
   });
   assert.ok(alarms <= 0.05 + slack(0.05), `alarms in ${alarms}`);
+});
+
+/** The arms' values as `spreadOf` takes them. */
+const bySeed = (arms: readonly (readonly number[])[]) =>
+  arms.map((values) => new Map(values.map((value, seed) => [seed, value])));
+
+test("the spread of several arms is the residual mean square of a textbook's randomised blocks", () => {
+  // Penicillin yield, 4 treatments in 5 blends (Box, Hunter and Hunter, Statistics for Experimenters, 4.2): residual mean
+  // square 18.83 with 12 degrees of freedom.
+  const yields = [
+    [89, 84, 81, 87, 79],
+    [88, 77, 87, 92, 81],
+    [97, 92, 87, 89, 80],
+    [94, 79, 85, 84, 88],
+  ];
+  const spread = spreadOf(bySeed(yields))!;
+  assert.equal(spread.degrees, 12);
+  assert.equal(spread.arms, 4);
+  near(spread.deviation ** 2, 226 / 12, 1e-9);
+  assert.ok(spread.pAlike > 0.1 && spread.pAlike <= 1);
+  const { mean, halfWidth, p, alone } = pairedDifference(yields[2], yields[0], { ...options, spread });
+  near(mean, 5, 1e-12);
+  near(halfWidth!, 2.178813 * Math.sqrt((2 * 226) / 12 / 5), 1e-5);
+  near(p!, tTwoSided(5 / Math.sqrt((2 * 226) / 12 / 5), 12), 1e-12);
+  const pairs = pairedDifference(yields[2], yields[0], options);
+  assert.deepEqual(alone, { halfWidth: pairs.halfWidth, p: pairs.p });
+});
+
+test("with values missing, the spread is that of the least squares fit", () => {
+  // Two arms over three seeds and a third over two of them: residuals by hand, from the normal equations.
+  const arms = [
+    new Map([
+      [1, 1],
+      [2, 2],
+      [3, 6],
+    ]),
+    new Map([
+      [1, 2],
+      [2, 5],
+      [3, 5],
+    ]),
+    new Map([
+      [1, 4],
+      [2, 3],
+    ]),
+  ];
+  const spread = spreadOf(arms)!;
+  assert.equal(spread.degrees, 8 - 3 - 3 + 1);
+  near(spread.deviation ** 2 * spread.degrees, leastSquares(arms), 1e-9);
+  // What fits exactly changes nothing: a seed of one arm, an arm of one seed.
+  const more = [...arms.map((of) => new Map(of)), new Map([[1, 9]])];
+  more[0].set(4, 100);
+  const same = spreadOf(more)!;
+  near(same.deviation, spread.deviation, 1e-9);
+  assert.equal(same.degrees, spread.degrees);
+  // Arms that share no seed with the others are a fit of their own.
+  const apart = [...arms, ...arms.map((of) => new Map([...of].map(([seed, value]) => [seed + 10, value])))];
+  assert.equal(spreadOf(apart)!.degrees, 6);
+});
+
+/** Residual sum of squares of value = arm + seed, by gradient descent: slow and plain. */
+function leastSquares(arms: readonly ReadonlyMap<number, number>[]): number {
+  const ofArm = arms.map(() => 0);
+  const ofSeed = new Map<number, number>();
+  const cells = arms.flatMap((of, arm) => [...of].map(([seed, value]) => ({ arm, seed, value })));
+  const error = ({ arm, seed, value }: (typeof cells)[number]) =>
+    value - ofArm[arm] - (ofSeed.get(seed) ?? 0);
+  for (let step = 0; step < 20_000; step++) {
+    const errors = cells.map(error);
+    cells.forEach(({ arm, seed }, i) => {
+      ofArm[arm] += 0.05 * errors[i];
+      ofSeed.set(seed, (ofSeed.get(seed) ?? 0) + 0.05 * errors[i]);
+    });
+  }
+  return cells.reduce((sum, cell) => sum + error(cell) ** 2, 0);
+}
+
+test("two arms, or no two seeds in common, have no spread beyond pairs", () => {
+  const three = [
+    [1, 2, 3],
+    [2, 2, 4],
+    [3, 1, 2],
+  ];
+  assert.equal(spreadOf(bySeed(three.slice(0, 2))), undefined);
+  assert.equal(spreadOf(bySeed(three.map((values) => values.slice(0, 1)))), undefined);
+  assert.equal(spreadOf([]), undefined);
+});
+
+test("by the spread of five arms, three seeds say better or worse in 5 % without an effect, and see one far oftener", () => {
+  const verdictOf = (arms: number[][]) => {
+    const spread = spreadOf(bySeed(arms))!;
+    const isUsed = spread.pAlike >= leastAlike;
+    return pairedDifference(arms[1], arms[0], { ...options, spread: isUsed ? spread : undefined }).verdict;
+  };
+  const alarms = rate(3, [0, 0, 0, 0, 0], (arms) => ["better", "worse"].includes(verdictOf(arms)));
+  near(alarms, 0.05, slack(0.05));
+  const effect = -0.02;
+  const share = effect / (0.01 * Math.SQRT2);
+  const power = pairedPower(3, share, { arms: 5 });
+  assert.ok(power > 1.8 * pairedPower(3, share), "the reason for all this");
+  const seen = rate(3, [0, effect, 0, 0, 0], (arms) => verdictOf(arms) === "better");
+  // A few of them go by pairs alone, since one in twenty sets of equal arms looks unequal.
+  assert.ok(seen <= power + slack(power) && seen >= power - 0.05, `${seen} of ${power}`);
+});
+
+test("arms that scatter alike are refused in 5 %, one that scatters ten times as much nearly always", () => {
+  const refused = (factor: number) =>
+    rate(3, [0, 0, 0, 0, 0], ([first, ...others]) => {
+      const mean = first.reduce((sum, value) => sum + value, 0) / first.length;
+      const wild = first.map((value) => mean + factor * (value - mean));
+      return spreadOf(bySeed([factor === 1 ? first : wild, ...others]))!.pAlike < leastAlike;
+    });
+  // Simulated limits: as exact as their 4,000 trials.
+  near(refused(1), 0.05, slack(0.05) + 4 * Math.sqrt(0.05 / 4000));
+  assert.ok(refused(10) > 0.8, `${refused(10)}`);
 });

@@ -15,7 +15,7 @@ import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
 import { type LayerChoice, sharedChoice } from "../src/experiment/stabilityMeasure.ts";
 import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
-import { resultTable, sweepTable } from "../src/experiment/tables.ts";
+import { differenceTable, resultTable, sweepTable } from "../src/experiment/tables.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
 import { timeless } from "./support/timeless.ts";
@@ -341,6 +341,21 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
       JSON.parse(readFileSync(join(at, "report", "report.json"), "utf8")),
       JSON.parse(JSON.stringify(report)),
     );
+    // Arms that share runs or phases do not count, and two arms know no more than their pairs.
+    const { loss } = report.spreads;
+    assert.equal(loss?.arms, ["after", "convert"].includes(name) ? undefined : arms.length, name);
+    const differences = report.arms.flatMap((arm) => arm.differences.loss ?? []);
+    for (const { alone, halfWidth } of differences) {
+      assert.equal(alone !== undefined, loss?.used === true, name);
+      if (alone) assert.notEqual(alone.halfWidth, halfWidth);
+    }
+    const { columns } = differenceTable(report);
+    assert.equal(
+      columns.some(({ key }) => key === "low_alone"),
+      loss?.used === true,
+    );
+    const { note = "" } = columns.find(({ key }) => key === "low") ?? {};
+    assert.match(note, loss?.used ? /of \d+ arms together/ : /spread of these pairs/);
   }
   const planned = shippedExperiments.reduce((sum, { arms }) => sum + arms.length * 2, 0);
   assert.ok(readdirSync(join(root, "runs")).length < planned, "the plain MoE is shared");

@@ -127,7 +127,7 @@ function curves({ arms }: ExperimentReport): Section {
       {
         kind: "prose",
         paragraphs: [
-          "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals of the paired difference. Vertical axes do not begin at 0.",
+          "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals by the pairs of that step alone. Vertical axes do not begin at 0.",
           ...partly,
         ],
       },
@@ -263,7 +263,7 @@ function howToRead(report: ExperimentReport): Section {
 /** The rule, in words; docs/EXPERIMENTS.md has it at length. */
 export function verdictRule(report: ExperimentReport): string {
   return (
-    "Runs of the same seed see the same data in the same order, so arms are compared pair by pair. If the 95 % t interval of the mean difference excludes 0, the arm is better or worse. " +
+    "Runs of the same seed see the same data in the same order, so arms are compared pair by pair. How much single runs scatter is taken from all arms together, where three or more have runs of their own and scatter alike, else from the pairs alone. If the 95 % t interval of the mean difference excludes 0, the arm is better or worse. " +
     `If it does not, and lies within ${marginInWords(report)} of the reference's value, no difference is seen; if it is wider, the seeds are too few to say. One seed says nothing. ` +
     "Of many comparisons, one in twenty without any effect still gives better or worse: Holm's corrected p values keep that promise for all of them together."
   );

@@ -10,6 +10,7 @@ import type { Quantity, Sweep } from "./measure.ts";
 import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "./measures.ts";
 import type { CurveStep, RunCost, RunRecord } from "./record.ts";
 import type { Experiment } from "./spec.ts";
+import { type ArmsSpread, leastAlike, spreadOf } from "./spread.ts";
 import {
   type Estimate,
   estimate,
@@ -24,7 +25,7 @@ export interface Difference extends PairedDifference {
   readonly seeds: readonly number[];
   /** Holm's correction over the arms of this quantity; of a sweep, over all its settings too. */
   readonly holm?: number;
-  /** Seeds that see a difference as large as the margin with probability 0.8, going by these pairs; null: over 1000. */
+  /** Seeds that see a difference as large as the margin with probability 0.8, if the spread at hand is the true one; null: over 1000. */
   readonly seedsForMargin?: number | null;
 }
 
@@ -66,6 +67,8 @@ export interface ExperimentReport {
   readonly planned: number;
   readonly about: { corpus: string; trainTokens: number; heldOutTokens: number; vocabSize: number };
   readonly quantities: readonly Quantity[];
+  /** Of single runs, by key of the quantity, where several arms tell it; intervals go by it if `used`. */
+  readonly spreads: Readonly<Record<string, ArmsSpread & { readonly used: boolean }>>;
   /** What quantities with `at` belong to. */
   readonly sweeps: readonly Sweep[];
   readonly arms: readonly ArmReport[];
@@ -95,6 +98,14 @@ export function buildReport(
       return other ? [[run, other]] : [];
     });
 
+  const independent = independentArms(plan);
+  const spreads: Record<string, ArmsSpread & { used: boolean }> = {};
+  for (const { key, better } of quantities) {
+    if (better === undefined) continue;
+    const spread = spreadOf(independent.map((name) => valuesBySeed(ofArm(name), key)));
+    if (spread) spreads[key] = { ...spread, used: spread.pAlike >= leastAlike };
+  }
+
   const arms = experiment.arms.map((arm): ArmReport => {
     const own = ofArm(arm.name);
     const against = arm.against ?? (arm.name === experiment.baseline ? undefined : experiment.baseline);
@@ -107,18 +118,23 @@ export function buildReport(
       if (values.length > 0) estimates[key] = estimate(values);
       const both = pairs.filter(([a, b]) => a.values[key] !== undefined && b.values[key] !== undefined);
       if (better === undefined || both.length === 0) continue;
+      const ofAll = [arm.name, against].every((name) => independent.includes(name as string));
+      const spread = ofAll && spreads[key]?.used ? spreads[key] : undefined;
       const difference = pairedDifference(
         both.map(([a]) => a.values[key]),
         both.map(([, b]) => b.values[key]),
-        { better, margin: experiment.margin },
+        { better, margin: experiment.margin, spread },
       );
-      const { deviation, margin } = difference;
+      const { margin } = difference;
+      const deviation = spread ? spread.deviation * Math.SQRT2 : difference.deviation;
       differences[key] = {
         ...difference,
         against: against as string,
         seeds: both.map(([a]) => a.seed),
         ...(deviation !== undefined &&
-          margin > 0 && { seedsForMargin: seedsNeeded(margin, deviation) ?? null }),
+          margin > 0 && {
+            seedsForMargin: seedsNeeded(margin, deviation, { arms: spread?.arms }) ?? null,
+          }),
       };
     }
     const planned = plan.find(({ arm: name }) => name === arm.name) as PlannedRun;
@@ -157,11 +173,30 @@ export function buildReport(
     planned: plan.length,
     about,
     quantities,
+    spreads,
     sweeps,
     arms: corrected(arms, quantities),
     backends: [...new Set(runs.flatMap(({ record }) => record.backend ?? []))],
     finishedAt: runs.map(({ record }) => record.finishedAt ?? "").reduce((a, b) => (a > b ? a : b), ""),
   };
+}
+
+/** Arms none of whose runs, or phases of them, is another's too: only their noise is their own. */
+function independentArms(plan: readonly PlannedRun[]): string[] {
+  const armsOf = new Map<string, Set<string>>();
+  for (const { arm, hash, before = [] } of plan) {
+    for (const one of [hash, ...before.map((phase) => phase.hash)]) {
+      armsOf.set(one, (armsOf.get(one) ?? new Set()).add(arm));
+    }
+  }
+  const sharing = new Set([...armsOf.values()].filter(({ size }) => size > 1).flatMap((arms) => [...arms]));
+  return [...new Set(plan.map(({ arm }) => arm))].filter((arm) => !sharing.has(arm));
+}
+
+function valuesBySeed(runs: readonly RunRecord[], key: string): Map<number, number> {
+  return new Map(
+    runs.flatMap(({ seed, values }) => (values[key] === undefined ? [] : [[seed, values[key]] as const])),
+  );
 }
 
 /** An arm that others are compared with by name, and that is compared with none itself. */

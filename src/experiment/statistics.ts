@@ -1,75 +1,10 @@
-// What a few seeds can say: Student's t, intervals, paired differences, Holm's correction, the verdict in words, and how
-// many seeds a difference needs. Pure functions of numbers. Not here: where the numbers come from (report.ts).
-// Sources: Student 1908; Holm 1979; the incomplete beta function by Lentz's continued fraction (Numerical Recipes 6.4).
+// What a few seeds can say: intervals, paired differences, Holm's correction, the verdict in words, and how many seeds a
+// difference needs. Pure functions of numbers. Not here: where the numbers come from (report.ts), the spread of several arms
+// (spread.ts). Source: Holm 1979.
 
 import { UsageError } from "../errors.ts";
-
-/** Logarithm of the gamma function (Lanczos, g = 7), error below 1e-13 for x > 0. */
-function logGamma(x: number): number {
-  const coefficients = [
-    676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905,
-    -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
-  ];
-  const y = x - 1;
-  const sum = coefficients.reduce((total, c, i) => total + c / (y + i + 1), 0.99999999999980993);
-  const t = y + 7.5;
-  return 0.5 * Math.log(2 * Math.PI) + (y + 0.5) * Math.log(t) - t + Math.log(sum);
-}
-
-/** Regularised incomplete beta function I_x(a, b). */
-function incompleteBeta(x: number, a: number, b: number): number {
-  if (x <= 0) return 0;
-  if (x >= 1) return 1;
-  if (x > (a + 1) / (a + b + 2)) return 1 - incompleteBeta(1 - x, b, a);
-  const front = Math.exp(
-    logGamma(a + b) - logGamma(a) - logGamma(b) + a * Math.log(x) + b * Math.log1p(-x) - Math.log(a),
-  );
-  const least = 1e-300;
-  const away = (value: number) => (Math.abs(value) < least ? least : value);
-  let c = 1;
-  let d = 1 / away(1 - ((a + b) * x) / (a + 1));
-  let fraction = d;
-  for (let m = 1; m < 500; m++) {
-    const even = (m * (b - m) * x) / ((a + 2 * m - 1) * (a + 2 * m));
-    d = 1 / away(1 + even * d);
-    c = away(1 + even / c);
-    fraction *= d * c;
-    const odd = (-(a + m) * (a + b + m) * x) / ((a + 2 * m) * (a + 2 * m + 1));
-    d = 1 / away(1 + odd * d);
-    c = away(1 + odd / c);
-    const step = d * c;
-    fraction *= step;
-    if (Math.abs(step - 1) < 1e-15) break;
-  }
-  return front * fraction;
-}
-
-/** P(|T| > |t|) of Student's t with `degrees` of freedom. */
-export function tTwoSided(t: number, degrees: number): number {
-  if (Number.isNaN(t)) return Number.NaN;
-  return incompleteBeta(degrees / (degrees + t * t), degrees / 2, 0.5);
-}
-
-/** The t that |T| exceeds with probability `1 - confidence`, e.g. 4.303 for 2 degrees and 0.95. */
-export function tQuantile(degrees: number, confidence = 0.95): number {
-  const key = `${degrees} ${confidence}`;
-  const known = quantiles.get(key) ?? findQuantile(degrees, confidence);
-  quantiles.set(key, known);
-  return known;
-}
-
-const quantiles = new Map<string, number>();
-
-function findQuantile(degrees: number, confidence: number): number {
-  let [low, high] = [0, 1];
-  while (tTwoSided(high, degrees) > 1 - confidence) high *= 2;
-  for (let i = 0; i < 200 && high - low > 1e-13 * high; i++) {
-    const middle = (low + high) / 2;
-    if (tTwoSided(middle, degrees) > 1 - confidence) low = middle;
-    else high = middle;
-  }
-  return (low + high) / 2;
-}
+import { logGamma, normalBelow, tQuantile, tTwoSided } from "./distributions.ts";
+import type { Spread } from "./spread.ts";
 
 export interface Estimate {
   readonly count: number;
@@ -103,9 +38,12 @@ export type Verdict =
   | "too few seeds to say"
   | "one seed says nothing";
 
+/** `deviation` is that of these pairs; interval and p go by it too, unless there is an `alone`. */
 export interface PairedDifference extends Estimate {
-  /** Two-sided, of the paired t test; absent for a single pair. */
+  /** Two-sided, of the t test that belongs to the interval; absent for a single pair. */
   readonly p?: number;
+  /** By these pairs alone, where `halfWidth` and `p` go by the spread of several arms. */
+  readonly alone?: { readonly halfWidth: number; readonly p: number };
   readonly verdict: Verdict;
   /** The largest difference that counts as none, in the units of the values. */
   readonly margin: number;
@@ -116,6 +54,8 @@ export interface PairedOptions {
   /** The largest difference that counts as none, as a share of the reference's mean. */
   readonly margin: number;
   readonly confidence?: number;
+  /** Spread of single runs that the interval goes by; without it, by that of these pairs. */
+  readonly spread?: Spread;
 }
 
 /**
@@ -127,21 +67,24 @@ export interface PairedOptions {
 export function pairedDifference(
   values: readonly number[],
   reference: readonly number[],
-  { better, margin: share, confidence = 0.95 }: PairedOptions,
+  { better, margin: share, confidence = 0.95, spread }: PairedOptions,
 ): PairedDifference {
   if (values.length !== reference.length) throw new RangeError("Pairs need two lists of one length.");
   const margin = Math.abs(estimate(reference).mean) * share;
-  const difference = estimate(
+  const pairs = estimate(
     values.map((value, i) => value - reference[i]),
     confidence,
   );
-  const { mean, deviation, halfWidth, count } = difference;
-  if (deviation === undefined || halfWidth === undefined) {
-    return { ...difference, margin, verdict: "one seed says nothing" };
+  const { mean, deviation, count } = pairs;
+  if (deviation === undefined || pairs.halfWidth === undefined) {
+    return { ...pairs, margin, verdict: "one seed says nothing" };
   }
-  // No spread at all: the difference is exact, as far as these seeds go.
-  const p =
-    deviation === 0 ? (mean === 0 ? 1 : 0) : tTwoSided((mean / deviation) * Math.sqrt(count), count - 1);
+  const alone = {
+    halfWidth: pairs.halfWidth,
+    p: pOf(mean, deviation / Math.sqrt(count), count - 1),
+  };
+  const together = spread && intervalBy(spread, mean, count, confidence);
+  const { halfWidth, p } = together ?? alone;
   const isLower = mean + halfWidth < 0;
   const isHigher = mean - halfWidth > 0;
   const verdict: Verdict =
@@ -152,7 +95,19 @@ export function pairedDifference(
       : Math.abs(mean) + halfWidth <= margin
         ? "no difference seen"
         : "too few seeds to say";
-  return { ...difference, p, margin, verdict };
+  return { ...pairs, halfWidth, p, ...(together && { alone }), margin, verdict };
+}
+
+/** Interval and p of a mean difference of two arms over `count` seeds, each run with the spread of single runs. */
+function intervalBy({ deviation, degrees }: Spread, mean: number, count: number, confidence: number) {
+  const error = deviation * Math.sqrt(2 / count);
+  return { halfWidth: tQuantile(degrees, confidence) * error, p: pOf(mean, error, degrees) };
+}
+
+/** @param error standard error of the mean; with none at all the difference is exact, as far as these seeds go. */
+function pOf(mean: number, error: number, degrees: number): number {
+  if (error === 0) return mean === 0 ? 1 : 0;
+  return tTwoSided(mean / error, degrees);
 }
 
 /** Holm's step-down correction: with these p values, a false alarm anywhere in the family is as rare as promised. */
@@ -167,24 +122,13 @@ export function holm(pValues: readonly number[]): number[] {
   return corrected;
 }
 
-/** Standard normal distribution function, error below 1e-12 (Simpson's rule within 9 deviations). */
-function normalBelow(x: number): number {
-  if (x < -9) return 0;
-  if (x > 9) return 1;
-  const pieces = 200;
-  const width = x / pieces;
-  const density = (at: number) => Math.exp(-0.5 * at * at) / Math.sqrt(2 * Math.PI);
-  let sum = density(0) + density(x);
-  for (let i = 1; i < pieces; i++) sum += density(i * width) * (i % 2 === 1 ? 4 : 2);
-  return 0.5 + (sum * width) / 3;
-}
-
 /**
- * Probability that a paired t test over `seeds` pairs sees a true difference.
+ * Probability that a t test over `seeds` pairs sees a true difference.
  * @param effect the difference divided by the standard deviation of paired differences.
+ * @param arms whose spread the test goes by; 2 is the paired t test.
  */
-export function pairedPower(seeds: number, effect: number, confidence = 0.95): number {
-  const degrees = seeds - 1;
+export function pairedPower(seeds: number, effect: number, { confidence = 0.95, arms = 2 } = {}): number {
+  const degrees = (arms - 1) * (seeds - 1);
   const critical = tQuantile(degrees, confidence);
   const shift = Math.abs(effect) * Math.sqrt(seeds);
   // The noncentral t, integrated over the sample deviation s (sigma = 1), whose s^2 * degrees is chi squared.
@@ -208,21 +152,22 @@ export function pairedPower(seeds: number, effect: number, confidence = 0.95): n
 }
 
 /**
- * The least number of seeds with which a paired t test sees `difference` with probability `power`.
- * @param deviation of paired differences, as pilot runs have it; same units. @returns undefined above `most`.
+ * The least number of seeds with which a t test sees `difference` with probability `power`.
+ * @param deviation of paired differences, as pilot runs have it; same units. @param arms whose spread the test goes by.
+ * @returns undefined above `most`.
  * @throws UsageError for a difference of 0: no number of seeds sees that.
  */
 export function seedsNeeded(
   difference: number,
   deviation: number,
-  { power = 0.8, confidence = 0.95, most = 1000 } = {},
+  { power = 0.8, confidence = 0.95, arms = 2, most = 1000 } = {},
 ): number | undefined {
   if (!(Math.abs(difference) > 0)) {
     throw new UsageError("No number of seeds sees a difference of 0: name one that would matter.");
   }
   if (deviation === 0) return 2;
   const effect = difference / deviation;
-  const isEnough = (seeds: number) => pairedPower(seeds, effect, confidence) >= power;
+  const isEnough = (seeds: number) => pairedPower(seeds, effect, { confidence, arms }) >= power;
   if (!isEnough(most)) return undefined;
   let [low, high] = [1, most];
   while (high - low > 1) {

@@ -30,7 +30,7 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
         key: "verdict",
         label: "Loss against its reference",
         align: "left",
-        note: `By the paired interval; the reference is ${baseline} unless the table of differences names another.`,
+        note: `By the interval of the difference; the reference is ${baseline} unless the table of differences names another.`,
       },
       { key: "seeds", label: "Seeds", align: "right" },
       ...present.map(
@@ -54,7 +54,12 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
 }
 
 /** One line an arm and quantity that has a direction. @param sweeps whether also for settings of sweeps. */
-export function differenceTable({ arms, quantities }: ExperimentReport, sweeps = false): Table {
+export function differenceTable(report: ExperimentReport, sweeps = false): Table {
+  const { arms, quantities } = report;
+  const shown = arms.flatMap(({ differences }) =>
+    quantities.flatMap(({ key, at }) => (at && !sweeps ? [] : (differences[key] ?? []))),
+  );
+  const areAlone = shown.some(({ alone }) => alone);
   return {
     title: "Paired differences: same seed, same data order",
     columns: [
@@ -75,10 +80,17 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
         label: "Low",
         align: "right",
         format: signed,
-        note: "Lower end of the 95 % interval (paired t).",
+        note: `Lower end of the 95 % interval. ${spreadInWords(report)}`,
       },
       { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
-      { key: "p", label: "p", align: "right", format: pText, note: "Of the paired t test, two-sided." },
+      ...(areAlone ? aloneColumns : []),
+      {
+        key: "p",
+        label: "p",
+        align: "right",
+        format: pText,
+        note: "Of the t test with the spread of Low and High, two-sided.",
+      },
       {
         key: "holm",
         label: "p, Holm",
@@ -97,7 +109,7 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
         key: "seeds_for_margin",
         label: "Seeds for the margin",
         align: "right",
-        note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread of these pairs is the true one; from few pairs a rough guess.",
+        note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread at hand is the true one; from few pairs a rough guess.",
       },
     ],
     rows: arms.flatMap((arm) =>
@@ -105,7 +117,7 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
         if (at && !sweeps) return [];
         const difference = arm.differences[key];
         if (!difference) return [];
-        const { against, count, mean, halfWidth, p, holm, margin, seedsForMargin } = difference;
+        const { against, count, mean, halfWidth, alone, p, holm, margin, seedsForMargin } = difference;
         return [
           {
             arm: arm.name,
@@ -115,6 +127,7 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
             difference: mean,
             low: halfWidth === undefined ? undefined : mean - halfWidth,
             high: halfWidth === undefined ? undefined : mean + halfWidth,
+            ...(alone && { low_alone: mean - alone.halfWidth, high_alone: mean + alone.halfWidth }),
             p,
             holm,
             margin,
@@ -125,6 +138,28 @@ export function differenceTable({ arms, quantities }: ExperimentReport, sweeps =
       }),
     ),
   };
+}
+
+const aloneColumns: Column[] = [
+  {
+    key: "low_alone",
+    label: "Low, pairs alone",
+    align: "right",
+    format: signed,
+    note: "The same by the spread of these pairs alone (paired t): wider with few seeds, and right whatever the other arms do.",
+  },
+  { key: "high_alone", label: "High, pairs alone", align: "right", format: signed, note: "Upper end of it." },
+];
+
+/** Which spread the intervals of differences go by. */
+export function spreadInWords({ spreads }: ExperimentReport): string {
+  const { loss } = spreads;
+  if (!loss) return "By the spread of these pairs (paired t).";
+  const { arms, deviation, degrees, pAlike, used } = loss;
+  if (!used) {
+    return `By the spread of these pairs (paired t): the ${arms} arms scatter too unlike each other (p ${pText(pAlike)}) to be put together.`;
+  }
+  return `By the spread of single runs around arm and seed, of ${arms} arms together: of the loss ${digits(deviation)} with ${degrees} degrees of freedom. That they scatter alike is assumed, and not refuted (p ${pText(pAlike)}).`;
 }
 
 /** A sweep: one line a setting and arm, the arm's value beside its difference from its reference. */
@@ -165,7 +200,7 @@ export function sweepTable(
         label: "p, Holm",
         align: "right",
         format: pText,
-        note: "Of the paired t test, corrected for the number of arms and settings of this table.",
+        note: "Of the t test, corrected for the number of arms and settings of this table.",
       },
       { key: "verdict", label: "Verdict", align: "left" },
     ],
