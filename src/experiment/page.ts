@@ -127,7 +127,7 @@ function curves({ arms }: ExperimentReport): Section {
       {
         kind: "prose",
         paragraphs: [
-          "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals by the pairs of that step alone. Vertical axes do not begin at 0.",
+          "Lines are means over seeds. Bands of losses go from the lowest to the highest seed; bands of differences are 95 % intervals, made as those of the table. Vertical axes do not begin at 0.",
           ...partly,
         ],
       },

@@ -10,7 +10,7 @@ import type { Quantity, Sweep } from "./measure.ts";
 import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "./measures.ts";
 import type { CurveStep, RunCost, RunRecord } from "./record.ts";
 import type { Experiment } from "./spec.ts";
-import { type ArmsSpread, leastAlike, spreadOf } from "./spread.ts";
+import { type ArmsSpread, leastAlike, type Spread, spreadOf } from "./spread.ts";
 import {
   type Estimate,
   estimate,
@@ -45,7 +45,7 @@ export interface ArmReport {
     /** Lowest to highest of the seeds. */
     readonly training: readonly CurvePoint[];
     readonly validation: readonly CurvePoint[];
-    /** Validation loss minus that of the arm it is compared with; 95 % t interval. */
+    /** Validation loss minus that of the arm it is compared with; 95 % interval as that of the last. */
     readonly difference: readonly CurvePoint[];
   };
   /** Neuron use, all layers and seeds together. */
@@ -102,15 +102,19 @@ export function buildReport(
   const spreads: Record<string, ArmsSpread & { used: boolean }> = {};
   for (const { key, better } of quantities) {
     if (better === undefined) continue;
-    const spread = spreadOf(independent.map((name) => valuesBySeed(ofArm(name), key)));
+    const spread = spreadOf(independent.map((name) => bySeed(ofArm(name), (run) => run.values[key])));
     if (spread) spreads[key] = { ...spread, used: spread.pAlike >= leastAlike };
   }
+  /** Of validation losses on the way, where the last ones are put together. */
+  const spreadAt = (step: number) =>
+    spreadOf(independent.map((name) => bySeed(ofArm(name), ({ validation }) => lossAt(step, validation))));
 
   const arms = experiment.arms.map((arm): ArmReport => {
     const own = ofArm(arm.name);
     const against = arm.against ?? (arm.name === experiment.baseline ? undefined : experiment.baseline);
     const pairs =
       against === undefined || isReference(experiment, arm.name) ? [] : pairsOf(arm.name, against);
+    const ofAll = [arm.name, against].every((name) => independent.includes(name as string));
     const estimates: Record<string, Estimate> = {};
     const differences: Record<string, Difference> = {};
     for (const { key, better } of quantities) {
@@ -118,7 +122,6 @@ export function buildReport(
       if (values.length > 0) estimates[key] = estimate(values);
       const both = pairs.filter(([a, b]) => a.values[key] !== undefined && b.values[key] !== undefined);
       if (better === undefined || both.length === 0) continue;
-      const ofAll = [arm.name, against].every((name) => independent.includes(name as string));
       const spread = ofAll && spreads[key]?.used ? spreads[key] : undefined;
       const difference = pairedDifference(
         both.map(([a]) => a.values[key]),
@@ -154,7 +157,7 @@ export function buildReport(
       curves: {
         training: curveOf(own.flatMap(({ training }) => (training ? [training] : []))),
         validation: curveOf(own.flatMap(({ validation }) => (validation ? [validation] : []))),
-        difference: differenceCurve(pairs),
+        difference: differenceCurve(pairs, ofAll && spreads.loss?.used ? spreadAt : () => undefined),
       },
       ...(histogram && { histogram }),
       ...(cost && { cost }),
@@ -193,11 +196,15 @@ function independentArms(plan: readonly PlannedRun[]): string[] {
   return [...new Set(plan.map(({ arm }) => arm))].filter((arm) => !sharing.has(arm));
 }
 
-function valuesBySeed(runs: readonly RunRecord[], key: string): Map<number, number> {
-  return new Map(
-    runs.flatMap(({ seed, values }) => (values[key] === undefined ? [] : [[seed, values[key]] as const])),
-  );
+function bySeed(
+  runs: readonly RunRecord[],
+  pick: (run: RunRecord) => number | undefined,
+): Map<number, number> {
+  const entries = runs.map((run) => [run.seed, pick(run)] as const);
+  return new Map(entries.filter((entry): entry is [number, number] => entry[1] !== undefined));
 }
+
+const lossAt = (step: number, curve: readonly CurveStep[] = []) => curve.find(([at]) => at === step)?.[1];
 
 /** An arm that others are compared with by name, and that is compared with none itself. */
 function isReference({ arms }: Experiment, name: string): boolean {
@@ -251,14 +258,18 @@ function lossesByStep(runs: readonly (readonly CurveStep[])[]): [number, number[
   return [...bySteps].filter(([, values]) => values.length === runs.length).sort(([a], [b]) => a - b);
 }
 
-/** Of the pairs of which both have a curve. */
-function differenceCurve(pairs: readonly (readonly [RunRecord, RunRecord])[]): CurvePoint[] {
+/** Of the pairs of which both have a curve. @param spreadAt that its intervals go by; theirs alone where there is none. */
+function differenceCurve(
+  pairs: readonly (readonly [RunRecord, RunRecord])[],
+  spreadAt: (step: number) => Spread | undefined,
+): CurvePoint[] {
   const both = pairs.flatMap(([{ validation: a }, { validation: b }]) => (a && b ? [{ a, b }] : []));
   const reference = new Map(lossesByStep(both.map(({ b }) => b)));
   return lossesByStep(both.map(({ a }) => a)).flatMap(([step, values]): CurvePoint[] => {
     const others = reference.get(step);
     if (!others) return [];
-    const { mean, halfWidth = 0 } = estimate(values.map((value, i) => value - others[i]));
+    const how = { better: "lower", margin: 0, spread: spreadAt(step) } as const;
+    const { mean, halfWidth = 0 } = pairedDifference(values, others, how);
     return [[step, mean, mean - halfWidth, mean + halfWidth]];
   });
 }
