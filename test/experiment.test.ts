@@ -13,10 +13,11 @@ import { overhead } from "../src/experiment/overhead.ts";
 import { prunableShare, prunedShares } from "../src/experiment/pruneMeasure.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
-import { type LayerChoice, sharedChoice } from "../src/experiment/stabilityMeasure.ts";
+import { sharedChoice } from "../src/experiment/stabilityMeasure.ts";
 import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
 import { differenceTable, resultTable, sweepTable } from "../src/experiment/tables.ts";
 import { countParameters } from "../src/model/parameters.ts";
+import type { LayerChoice } from "../src/study/choices.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
 import { timeless } from "./support/timeless.ts";
 import { writeToyText } from "./support/tinyRun.ts";
@@ -366,12 +367,14 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
 test("what two models choose alike: experts by token, then neurons in those", () => {
   // 3 tokens, 2 of 3 experts, 40 neurons (2 words). Token 2 goes elsewhere in the second model.
   const a: LayerChoice = {
+    layer: 0,
     keep: Uint32Array.of(0b111, 0, 0b1, 1, 0b11, 0, 0b110, 0b10, 0b1, 0, 0xffffffff, 0xff),
     offsets: Uint32Array.of(0, 2, 5, 6),
     slots: Uint32Array.of(0, 2, 1, 3, 4, 5),
     active: 2,
   };
   const b: LayerChoice = {
+    layer: 0,
     keep: Uint32Array.of(0b101, 0, 0b1, 1, 0b10, 0b1, 0b111, 0b10, 0b1, 0, 0b1, 0),
     offsets: Uint32Array.of(0, 3, 5, 6),
     slots: Uint32Array.of(0, 2, 4, 1, 3, 5),

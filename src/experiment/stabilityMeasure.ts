@@ -6,11 +6,7 @@ import { openStoredModel } from "../checkpoint/loadModel.ts";
 import { throwIfAborted } from "../errors.ts";
 import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
 import { expertWidth, keptNeurons } from "../model/config.ts";
-import type { Transformer } from "../model/transformer.ts";
-import { forwardBatch } from "../study/evaluate.ts";
-import { studyExperts } from "../tensor/studyOps.ts";
-import { Tape } from "../tensor/tape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type LayerChoice, layerChoices } from "../study/choices.ts";
 import { validationBatches } from "../text/batches.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { Measure } from "./measure.ts";
@@ -18,17 +14,6 @@ import type { Measure } from "./measure.ts";
 /** Tokens that are compared: enough for a third digit. */
 const TOKENS = 32_768;
 const BATCH_TOKENS = 2048;
-
-/** What one layer chose for the tokens of a batch. */
-export interface LayerChoice {
-  /** Bits of kept neurons by row: [R, words]. */
-  readonly keep: Uint32Array;
-  /** Rows of each expert: [E + 1]. */
-  readonly offsets: Uint32Array;
-  /** Row r is token slots[r] / active; absent in a dense layer, where it is token r. */
-  readonly slots?: Uint32Array;
-  readonly active: number;
-}
 
 export interface Shared {
   /** Rows whose token visits the same expert in both, and all rows. */
@@ -62,26 +47,27 @@ export const stability: Measure = {
       const windows = { seqLen, batch: Math.max(1, Math.floor(BATCH_TOKENS / seqLen)) };
       const width = expertWidth(last.config);
       const kept = keptNeurons(last.config);
-      let [routed, rows, both, done] = [0, 0, 0, 0];
+      let [routed, rows, visited, both, done] = [0, 0, 0, 0, 0];
       for (const { inputs, count } of validationBatches(prepared.dataset.valid, windows)) {
         throwIfAborted(signal);
         const length = inputs.length / count;
-        const now = await choicesOf(last, inputs, length);
-        const then = await choicesOf(earlier, inputs, length);
-        for (const [layer, choice] of now.entries()) {
-          const shared = sharedChoice(choice, then[layer], inputs.length, width);
+        const now = await layerChoices(last, { inputs, length });
+        const then = await layerChoices(earlier, { inputs, length });
+        for (const [i, choice] of now.entries()) {
+          const shared = sharedChoice(choice, then[i], inputs.length, width);
+          visited += shared.routed;
+          both += shared.kept;
+          if (!choice.slots) continue; // a dense layer routes nothing
           routed += shared.routed;
           rows += shared.rows;
-          both += shared.kept;
         }
         done += inputs.length;
         if (done >= TOKENS) break;
       }
-      const isSparse = last.config.num_experts > 0;
       return {
         values: {
-          ...(kept < width && routed > 0 && { kept_overlap: both / (routed * kept) }),
-          ...(isSparse && { routing_overlap: routed / rows }),
+          ...(kept < width && visited > 0 && { kept_overlap: both / (visited * kept) }),
+          ...(rows > 0 && { routing_overlap: routed / rows }),
         },
       };
     } finally {
@@ -90,36 +76,6 @@ export const stability: Measure = {
     }
   },
 };
-
-/** By layer in which neurons are chosen, for windows of `length` tokens. */
-async function choicesOf(model: Transformer, inputs: Uint32Array, length: number): Promise<LayerChoice[]> {
-  const { backend, config } = model;
-  const tape = new Tape(backend, { recording: false });
-  const chosen: { keep: Tensor; offsets: Tensor; slots?: Tensor; active: number }[] = [];
-  forwardBatch(
-    tape,
-    model,
-    { inputs, length },
-    {
-      kept: keptNeurons(config),
-      experts: () => (on, x, offsets, weights, options) => {
-        const { y, keep } = studyExperts(on, x, offsets, weights, { ...options, criterion: "gate" });
-        const slots = options.routed?.slotOfRow;
-        for (const tensor of [keep, offsets, ...(slots ? [slots] : [])]) on.keep(tensor);
-        chosen.push({ keep, offsets, slots, active: options.routed?.weights.shape[1] ?? 0 });
-        return y;
-      },
-    },
-  );
-  const read = async (tensor: Tensor) => (await backend.read(tensor.buffer, 0, tensor.size)) as Uint32Array;
-  const choices: LayerChoice[] = [];
-  for (const { keep, offsets, slots, active } of chosen) {
-    const own = slots && { slots: await read(slots) };
-    choices.push({ keep: await read(keep), offsets: await read(offsets), active, ...own });
-  }
-  tape.release();
-  return choices;
-}
 
 /** What two models choose alike for the same tokens. @param width F. */
 export function sharedChoice(a: LayerChoice, b: LayerChoice, tokens: number, width: number): Shared {

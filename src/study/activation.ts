@@ -5,12 +5,10 @@
 
 import { throwIfAborted } from "../errors.ts";
 import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
-import { expertWidth, isSparseLayer, keptNeurons } from "../model/config.ts";
+import { expertWidth, isSparseLayer } from "../model/config.ts";
 import type { Transformer } from "../model/transformer.ts";
-import { studyExperts } from "../tensor/studyOps.ts";
-import { Tape } from "../tensor/tape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { batchesOf, forwardBatch, type WindowBatch } from "./evaluate.ts";
+import { type LayerChoice, layerChoices } from "./choices.ts";
+import { batchesOf, type WindowBatch } from "./evaluate.ts";
 import { type Evenness, evenness } from "./evenness.ts";
 import { GateHistogram } from "./histogram.ts";
 import type { Window } from "./text.ts";
@@ -78,7 +76,7 @@ export async function gatherActivation(
   kept: number,
   { signal, onTokens }: { signal?: AbortSignal; onTokens?: (done: number, total: number) => void } = {},
 ): Promise<LayerActivation[]> {
-  const { config, backend } = model;
+  const { config } = model;
   const width = expertWidth(config);
   const experts = Math.max(1, config.num_experts);
   const layers = new Map<number, LayerActivation>();
@@ -103,58 +101,19 @@ export async function gatherActivation(
   let done = 0;
   for (const batch of batches) {
     throwIfAborted(signal);
-    const tape = new Tape(backend, { recording: false });
-    const emitted: Emitted[] = [];
-    forwardBatch(tape, model, batch, {
-      kept: keptNeurons(config),
-      experts: (layer) => (on, x, offsets, weights, options) => {
-        const own = studyExperts(on, x, offsets, weights, { ...options, criterion: "gate", emit: true });
-        const { keep } = studyExperts(on, x, offsets, weights, { ...options, kept, criterion: "gate" });
-        const slots = options.routed?.slotOfRow;
-        const active = options.routed ? options.routed.weights.shape[1] : 0;
-        // Routing is freed with the layer, unless it is kept.
-        for (const tensor of [own.values, keep, offsets, ...(slots ? [slots] : [])]) on.keep(tensor);
-        emitted.push({ layer, values: own.values, keep, offsets, slots, active });
-        return own.y;
-      },
-    });
-    for (const one of emitted) {
-      const read = (tensor: Tensor) => backend.read(tensor.buffer, 0, tensor.size);
-      const values = (await read(one.values)) as Float32Array;
-      const keep = (await read(one.keep)) as Uint32Array;
-      const offsets = (await read(one.offsets)) as Uint32Array;
-      const slots = one.slots && ((await read(one.slots)) as Uint32Array);
-      const layer = layers.get(one.layer);
-      if (layer) addRows(layer, batch, { values, keep, offsets, slots, active: one.active, width, kept });
+    for (const choice of await layerChoices(model, batch, { kept, values: true })) {
+      const layer = layers.get(choice.layer);
+      if (layer) addRows(layer, batch, choice, width);
     }
-    tape.release();
     done += batch.inputs.length;
     onTokens?.(done, total);
   }
   return [...layers.values()];
 }
 
-interface Emitted {
-  readonly layer: number;
-  readonly values: Tensor;
-  readonly keep: Tensor;
-  readonly offsets: Tensor;
-  readonly slots: Tensor | undefined;
-  readonly active: number;
-}
-
-interface Rows {
-  readonly values: Float32Array;
-  readonly keep: Uint32Array;
-  readonly offsets: Uint32Array;
-  readonly slots: Uint32Array | undefined;
-  readonly active: number;
-  readonly width: number;
-  readonly kept: number;
-}
-
-function addRows(layer: LayerActivation, batch: WindowBatch, rows: Rows): void {
-  const { values, keep, offsets, slots, active, width } = rows;
+function addRows(layer: LayerActivation, batch: WindowBatch, choice: LayerChoice, width: number): void {
+  const { keep, offsets, slots, active } = choice;
+  const values = choice.values as Float32Array; // asked for above
   const words = keepWords(width);
   const isPadding = (token: number) =>
     token % batch.length >= batch.windows[Math.floor(token / batch.length)].inputs.length;
