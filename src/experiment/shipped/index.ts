@@ -167,6 +167,21 @@ const activation: ExperimentSpec = {
   sizes: sizes(2_000_000),
 };
 
+const rate: ExperimentSpec = {
+  name: "rate",
+  title: "The learning rate: does a MoNE want another than its MoE?",
+  question:
+    "Is the difference between a MoNE and its MoE one of how well the learning rate suits each, and does the MoNE need a search of its own?",
+  arms: [1e-3, 2e-3, 4e-3].flatMap((learningRate): ArmSpec[] => {
+    const name = `MoE, ${learningRate}`;
+    return [
+      { name, change: { learningRate }, neurons: 1 },
+      { name: `MoNE K = F/4, ${learningRate}`, change: { learningRate }, neurons: 0.25, against: name },
+    ];
+  }),
+  sizes: sizes(2_000_000),
+};
+
 const granularity: ExperimentSpec = {
   name: "granularity",
   title: "Finer experts at the same total and activated size",
@@ -265,6 +280,7 @@ export const shippedExperiments: readonly ExperimentSpec[] = [
   balance,
   ratio,
   activation,
+  rate,
   granularity,
   dense,
   after,
