@@ -37,21 +37,25 @@ interface Worked {
   /** "arm seed" of each run that it began to work on. */
   begun: string[];
   announced: string[];
+  /** Steps of later runs, as each run was told. */
+  ahead: number[];
 }
 
 async function work(root: string, options: ExperimentOptions = {}): Promise<Worked> {
   const begun: string[] = [];
   const announced: string[] = [];
+  const ahead: number[] = [];
   const { report } = await experiment(file, {
     threads: 1,
     root: at(root),
     announce: (line) => announced.push(line),
-    onRun({ arm, seed, reused }) {
+    onRun({ arm, seed, reused, ...event }) {
+      ahead.push(event.ahead);
       if (!reused) begun.push(`${arm} ${seed}`);
     },
     ...options,
   });
-  return { report, begun, announced };
+  return { report, begun, announced, ahead };
 }
 
 /** Locks and half written files below a root. */
@@ -77,6 +81,13 @@ function workers(root: string): Set<number> {
 let whole: Worked;
 before(async () => {
   whole = await work("whole");
+});
+
+test("each run is told how many steps come after it; what runs share counts once", async () => {
+  // 16 of MoE, MoNE and continued; the pruned one is the MoE.
+  assert.deepEqual(whole.ahead, [80, 64, 48, 48, 32, 16, 0, 0]);
+  const { ahead } = await work("whole", { resume: true, seeds: [1, 2, 3] });
+  assert.deepEqual(ahead, [...new Array(8).fill(48), 32, 16, 0, 0]);
 });
 
 test("two share the runs: each is trained by one of them, and both end with the report of one", async () => {

@@ -118,8 +118,14 @@ async function runExperiment(
   const companions = new Companions(output.note);
   let name = "";
   let step: number | undefined;
+  /** Training steps of later runs, this process's share. */
+  let ahead = 0;
   endWithParent();
-  const show = showSteps(output.progress, () => name);
+  const show = showSteps(
+    output.progress,
+    () => name,
+    () => ahead,
+  );
   try {
     const { report, reportPath } = await experiment(file, {
       ...rest,
@@ -134,8 +140,9 @@ async function runExperiment(
           companions.start(args, join(folder, `process-${number}.log`));
         }
       },
-      onRun({ arm, seed, index, count, reused, from }) {
+      onRun({ arm, seed, index, count, reused, from, ...run }) {
         output.progress.end();
+        ahead = run.ahead / processes;
         name = `${arm}, seed ${seed} (${index + 1} of ${count})`;
         if (reused) output.note(`${name}: ${from === undefined ? "finished earlier" : `taken from ${from}`}`);
       },

@@ -92,22 +92,24 @@ export function fitLine(task: string, details: readonly string[], width: number)
 
 /**
  * An `onStep` that shows training on `progress`.
- * @param task asked at every step; "" where there is but one run.
+ * @param task asked at every step; "" where there is but one run. @param ahead steps of the runs after this one.
  */
 export function showSteps(
   progress: ProgressLine,
   task: () => string = () => "",
+  ahead: () => number = () => 0,
 ): (record: MetricsRecord, steps: number) => void {
   return (record, steps) => {
     // Means of the whole run: a single step is noisy.
     const { step, tokens, seconds, loss } = record;
+    const left = (count: number) => formatDuration(count * (seconds / step));
     progress.show(task(), [
       `step ${step}/${steps}`,
       `loss ${formatFixed(loss, 3)}`,
       formatTokensPerSecond(tokens / seconds),
-      step < steps
-        ? `ETA ${formatDuration((steps - step) * (seconds / step))}`
-        : `took ${formatDuration(seconds)}`,
+      step < steps ? `ETA ${left(steps - step)}` : `took ${formatDuration(seconds)}`,
+      // As if all were as fast as this one.
+      ...(ahead() > 0 ? [`all runs about ${left(steps - step + ahead())}`] : []),
     ]);
   };
 }

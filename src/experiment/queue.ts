@@ -31,6 +31,8 @@ export interface QueueEvent {
   readonly reused: boolean;
   /** The report that it is taken from, if it is. */
   readonly from?: string;
+  /** Training steps of the runs that come after it, those of other processes among them. */
+  readonly ahead: number;
 }
 
 export interface QueueOptions {
@@ -62,9 +64,11 @@ export async function workOff(
   while (open.length > 0) {
     const left: typeof open = [];
     let wanted = "";
-    for (const item of open) {
+    for (const [at, item] of open.entries()) {
       try {
-        await finish(item.run, item.place, options);
+        const later = [...left, ...open.slice(at + 1)].map(({ run }) => run);
+        const ahead = stepsAfter(item.run, later, options);
+        await finish(item.run, { ...item.place, ahead }, options);
       } catch (error) {
         if (!(error instanceof InUse)) throw error;
         left.push(item);
@@ -88,7 +92,7 @@ export async function workOff(
  */
 async function finish(
   run: PlannedRun,
-  place: { index: number; count: number },
+  place: Pick<QueueEvent, "index" | "count" | "ahead">,
   options: QueueOptions,
 ): Promise<void> {
   const { root, prepared, measures, signal, announce, threads } = options;
@@ -97,7 +101,7 @@ async function finish(
   const path = runPath(root, hash);
   const missing = () => measures.filter((name) => !existsSync(measurePath(path, name, prunedTo)));
   const phases = [...before, run];
-  const isTrained = (phase: PlannedPhase) => existsSync(join(runPath(root, phase.hash), "result.json"));
+  const isTrained = (phase: PlannedPhase) => isTrainedIn(root, phase);
   const isFinished = () => phases.every(isTrained) && missing().length === 0;
   const tell = (how: { reused: boolean; from?: string }) => options.onRun?.({ arm, seed, ...place, ...how });
 
@@ -140,6 +144,20 @@ async function finish(
   } finally {
     backend?.close();
   }
+}
+
+function isTrainedIn(root: string, { hash }: PlannedPhase): boolean {
+  return existsSync(join(runPath(root, hash), "result.json"));
+}
+
+/** Steps that training `later` takes after `run`; what they share counts once, what is trained or in a report not at all. */
+function stepsAfter(run: PlannedRun, later: readonly PlannedRun[], { root, takenOf }: QueueOptions): number {
+  const phasesOf = ({ before = [], ...last }: PlannedRun): PlannedPhase[] => [...before, last];
+  const phases = later.flatMap((one) => (takenOf(one) ? [] : phasesOf(one)));
+  const steps = new Map(phases.map(({ hash, input }) => [hash, input.steps as number]));
+  for (const phase of phases) if (isTrainedIn(root, phase)) steps.delete(phase.hash);
+  for (const { hash } of phasesOf(run)) steps.delete(hash);
+  return [...steps.values()].reduce((sum, one) => sum + one, 0);
 }
 
 /** @throws InUse if another process works on the run. */
