@@ -90,6 +90,28 @@ test("each run is told how many steps come after it; what runs share counts once
   assert.deepEqual(ahead, [...new Array(8).fill(48), 32, 16, 0, 0]);
 });
 
+test("an arm that is another's run, pruned, leaves that one's noise its own", () => {
+  const { spreads, arms, pairs } = whole.report;
+  assert.equal(spreads.loss.arms, 3, "MoE, MoNE, continued");
+  const alone = (name: string) => arms.find((arm) => arm.name === name)?.differences.loss.alone !== undefined;
+  assert.equal(alone("MoNE"), spreads.loss.used);
+  assert.equal(alone("pruned"), false);
+  assert.deepEqual(
+    pairs.map(({ arm, against }) => `${arm} - ${against}`),
+    [
+      "MoNE - MoE",
+      "continued - MoE",
+      "continued - MoNE",
+      "pruned - MoE",
+      "pruned - MoNE",
+      "pruned - continued",
+    ],
+  );
+  const own = arms.find(({ name }) => name === "MoNE")?.differences.loss;
+  assert.deepEqual({ ...pairs[0], holm: 0, arm: "" }, { ...own, holm: 0, arm: "" });
+  assert.ok(pairs.every(({ p = 1, holm = 0 }) => holm >= p));
+});
+
 test("two share the runs: each is trained by one of them, and both end with the report of one", async () => {
   let second: Promise<Worked> | undefined;
   const first = await work("shared", {

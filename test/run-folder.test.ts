@@ -203,9 +203,11 @@ function defineTests(): void {
 
     test("leftovers of dead processes go, those of living ones stay", () => {
       const path = newPath();
-      const dead = [`step-7.tmp-${deadPid}-0`, `file.tmp-${deadPid}-123`];
-      if (thisProcess.started > 0) dead.push(`step-8.tmp-${process.pid}-${thisProcess.started + 1}`); // pid reused
-      const alive = ["step-1", "notes.tmp-x", `x.tmp-${deadPid}`, temporaryPath("step-9")].sort();
+      const host = /\.tmp-([0-9a-f]{8})-/.exec(temporaryPath("x"))![1];
+      const dead = [`step-7.tmp-${host}-${deadPid}-0`, `file.tmp-${host}-${deadPid}-123`];
+      if (thisProcess.started > 0) dead.push(`step-8.tmp-${host}-${process.pid}-${thisProcess.started + 1}`); // pid reused
+      const elsewhere = `y.tmp-0123abcd-${deadPid}-123`; // nobody can tell whether that process runs
+      const alive = ["step-1", "notes.tmp-x", `x.tmp-${deadPid}`, elsewhere, temporaryPath("step-9")].sort();
       for (const name of [...dead, ...alive]) mkdirSync(join(path, name, "deep"), { recursive: true });
       removeLeftovers(path);
       assert.deepEqual(readdirSync(path).sort(), alive);
@@ -334,8 +336,10 @@ function defineTests(): void {
       timeout: 60_000,
     }, async () => {
       const run = RunFolder.create(newPath(), {});
+      const checkpointsPath = join(run.path, "checkpoints");
       const leftovers = (): string[] =>
-        readdirSync(join(run.path, "checkpoints")).filter((name) => /tmp/.test(name));
+        // The first kill may come before there is anything.
+        existsSync(checkpointsPath) ? readdirSync(checkpointsPath).filter((name) => /tmp/.test(name)) : [];
       let interrupted = 0;
       let next = startChild(script, "save", run.path);
       for (let round = 0; round < 20; round++) {

@@ -2,8 +2,10 @@
 // beside, fsync, rename, fsync the folder. A temporary name carries the process that made it, so that what a
 // dead process left behind can be told from what a living one is writing.
 // Not here: what is written (safetensors.ts) and which checkpoints are kept (train/runFolder.ts).
+import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { RunError, UsageError } from "../errors.ts";
 
@@ -51,18 +53,22 @@ function readProcStat(pid: number): { state: string; started: number } | undefin
   return { state: fields[0], started: Number(fields[19]) };
 }
 
+/** Hosts that share a folder are told apart by their names. */
+const thisHost = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
+
 /** The name beside `path` under which this process prepares it. */
 export function temporaryPath(path: string): string {
-  return `${path}.tmp-${thisProcess.pid}-${thisProcess.started}`;
+  return `${path}.tmp-${thisHost}-${thisProcess.pid}-${thisProcess.started}`;
 }
 
-const TEMPORARY_NAME = /\.tmp-(\d+)-(\d+)$/;
+const TEMPORARY_NAME = /\.tmp-([0-9a-f]{8})-(\d+)-(\d+)$/;
 
 /** Deletes the files and folders in `folder` that dead processes of this host left under temporary names. */
 export function removeLeftovers(folder: string): void {
   for (const name of readdirSync(folder)) {
     const match = TEMPORARY_NAME.exec(name);
-    if (match === null || isRunning({ pid: Number(match[1]), started: Number(match[2]) })) continue;
+    if (match === null || match[1] !== thisHost) continue;
+    if (isRunning({ pid: Number(match[2]), started: Number(match[3]) })) continue;
     rmSync(join(folder, name), { recursive: true, force: true });
   }
 }

@@ -85,6 +85,7 @@ export async function whenFree<T>(
  * held for just that long, keeps two processes from replacing each other's.
  */
 function acquire(lockPath: string, subject: LockSubject, mine: string): void {
+  refuseIfAlive(lockPath, subject); // whoever waits looks often, and writes nothing
   const temporary = temporaryPath(lockPath);
   const takeoverPath = `${lockPath}.takeover`;
   writeFileSync(temporary, mine, { flush: true });

@@ -49,7 +49,17 @@ function interruptSignal(output: Output): AbortSignal {
   };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
+  endsWithStarter(() => controller.abort(new Interrupted("Stopped.")));
   return controller.signal;
+}
+
+/** A companion (companions.ts) has a channel to the process that started it; when that closes, it is to stop. */
+function endsWithStarter(stop: () => void): void {
+  if (process.send === undefined) return;
+  process.once("disconnect", stop);
+  if (process.connected)
+    process.channel?.unref(); // listening alone does not keep it alive
+  else stop();
 }
 
 /** A command line that a shell reads as these arguments. */

@@ -1,5 +1,5 @@
 // Further processes of this command that work beside it: started with its own program, their text in files, and ended with
-// it, however it ends. Not here: how they share the work (experiment/queue.ts).
+// it, however it ends (endsWithStarter in action.ts). Not here: how they share the work (experiment/queue.ts).
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
@@ -9,18 +9,18 @@ export class Companions {
   readonly #running: { child: ChildProcess; ended: Promise<void> }[] = [];
   #stopping = false;
 
-  /** @param announce gets a line for each that fails. */
-  constructor(announce: (line: string) => void) {
+  /** @param announce gets a line for each that fails. @param signal stops them. */
+  constructor(announce: (line: string) => void, signal: AbortSignal) {
     this.#announce = announce;
+    signal.addEventListener("abort", () => this.#stop(), { once: true });
   }
 
-  /** Starts `mone` with these arguments. @param log where its text goes; what is there is replaced. */
+  /** Starts `mone` with these arguments. @param log where its text is added. */
   start(args: readonly string[], log: string): void {
-    const file = openSync(log, "w");
-    // The channel tells it when this process is gone (endWithParent).
+    const file = openSync(log, "a");
     const child = spawn(process.execPath, [...process.execArgv, process.argv[1], ...args], {
       stdio: ["ignore", "ignore", file, "ipc"],
-      detached: true, // a Ctrl-C of the terminal reaches it through this process, once
+      detached: true, // a Ctrl-C of the terminal reaches it through the channel
     });
     closeSync(file);
     const ended = new Promise<void>((resolve) => {
@@ -43,17 +43,14 @@ export class Companions {
     await Promise.all(this.#running.map(({ ended }) => ended));
   }
 
-  /** Asks all to stop as Ctrl-C would; they save where they are. */
+  /** Asks all to save where they are, and waits until they have. */
   async stop(): Promise<void> {
-    this.#stopping = true;
-    for (const { child } of this.#running) child.kill("SIGTERM");
+    this.#stop();
     await this.ended();
   }
-}
 
-/** In a companion: its starter's end is a Ctrl-C. Elsewhere: nothing. */
-export function endWithParent(): void {
-  if (process.channel === undefined) return;
-  process.once("disconnect", () => process.kill(process.pid, "SIGTERM"));
-  process.channel.unref(); // listening alone does not keep it alive
+  #stop(): void {
+    this.#stopping = true;
+    for (const { child } of this.#running) if (child.connected) child.disconnect();
+  }
 }

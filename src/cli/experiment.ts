@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { UsageError } from "../errors.ts";
 import type { Table } from "../report/table.ts";
 import { action, type Context, commandLine, Interrupted } from "./action.ts";
-import { Companions, endWithParent } from "./companions.ts";
+import { Companions } from "./companions.ts";
 import { addCommonOptions, addThreadsOption, integer, number } from "./options.ts";
 import { showSteps, showText } from "./progress.ts";
 import { stopped } from "./train.ts";
@@ -115,12 +115,11 @@ async function runExperiment(
   const threads = flags.threads ?? (processes > 1 ? shareOfCores(processes) : undefined);
   /** What another process, or another day, goes on with. */
   const again = ["experiment", file, ...(size ? ["--size", size] : []), "--root", root, "--resume"];
-  const companions = new Companions(output.note);
+  const companions = new Companions(output.note, signal);
   let name = "";
   let step: number | undefined;
   /** Training steps of later runs, this process's share. */
   let ahead = 0;
-  endWithParent();
   const show = showSteps(
     output.progress,
     () => name,
@@ -134,8 +133,8 @@ async function runExperiment(
       resume,
       signal,
       threads,
-      onPlanned(folder) {
-        for (let number = 2; number <= processes; number++) {
+      onPlanned(folder, open) {
+        for (let number = 2; number <= Math.min(processes, open); number++) {
           const args = [...again, "--threads", String(threads), "--json"];
           companions.start(args, join(folder, `process-${number}.log`));
         }

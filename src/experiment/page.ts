@@ -5,14 +5,16 @@ import { formatCount } from "../report/format.ts";
 import { type Interval, intervalPlot } from "../report/intervals.ts";
 import { type Block, renderPage, type Section } from "../report/page.ts";
 import { barPlot, linePlot, type Series } from "../report/plot.ts";
+import type { CurvePoint } from "./compareArms.ts";
 import type { Sweep } from "./measure.ts";
 import type { RunRecord } from "./record.ts";
-import type { ArmReport, CurvePoint, ExperimentReport } from "./report.ts";
+import type { ArmReport, ExperimentReport } from "./report.ts";
 import type { Estimate } from "./statistics.ts";
 import {
   costTable,
   differenceTable,
   marginInWords,
+  pairTable,
   reportInWords,
   resultTable,
   runsTable,
@@ -70,6 +72,7 @@ function result(report: ExperimentReport): Section {
       ...(intervals.length > 0 ? figures : []),
       { kind: "table", table: resultTable(report) },
       ...(intervals.length > 0 ? [{ kind: "table", table: differenceTable(report) } as const] : []),
+      ...(report.pairs.length > 0 ? [{ kind: "table", table: pairTable(report) } as const] : []),
     ],
   };
 }
@@ -265,27 +268,35 @@ export function verdictRule(report: ExperimentReport): string {
   return (
     "Runs of the same seed see the same data in the same order, so arms are compared pair by pair. How much single runs scatter is taken from all arms together, where three or more have runs of their own and scatter alike, else from the pairs alone. If the 95 % t interval of the mean difference excludes 0, the arm is better or worse. " +
     `If it does not, and lies within ${marginInWords(report)} of the reference's value, no difference is seen; if it is wider, the seeds are too few to say. One seed says nothing. ` +
-    "Of many comparisons, one in twenty without any effect still gives better or worse: Holm's corrected p values keep that promise for all of them together."
+    "Of many comparisons, one in twenty without any effect still gives better or worse: Holm's corrected p values keep that promise for all arms of one quantity, and for all settings of a sweep. It holds for a number of seeds chosen beforehand: who adds seeds until a verdict appears gets more false ones."
   );
 }
 
 function whatRan(report: ExperimentReport): Section {
-  const { about, tokens, seeds, finished, planned, backends, name, size } = report;
   return {
     heading: "What was run",
     blocks: [
-      {
-        kind: "facts",
-        facts: {
-          Experiment: size === "" ? name : `${name}, size ${size}`,
-          Runs: `${finished} of ${planned} finished`,
-          Seeds: seeds.join(", "),
-          "Tokens of a run": formatCount(tokens),
-          Text: `${about.corpus}: ${formatCount(about.trainTokens)} tokens, ${formatCount(about.heldOutTokens)} held out, vocabulary ${about.vocabSize}`,
-          Backend: backends.join("; "),
-        },
-      },
+      { kind: "facts", facts: factsOf(report) },
       { kind: "table", table: runsTable(report) },
     ],
+  };
+}
+
+/** What somebody needs who wants to run it again. */
+export function factsOf(report: ExperimentReport): Record<string, string> {
+  const { about, tokens, seeds, finished, planned, backends, name, size, settings, baseline } = report;
+  const listed = (values: Readonly<Record<string, unknown>>) =>
+    Object.entries(values)
+      .map(([key, value]) => `${key} ${typeof value === "string" ? value : JSON.stringify(value)}`)
+      .join(", ");
+  return {
+    Experiment: size === "" ? name : `${name}, size ${size}`,
+    Runs: `${finished} of ${planned} finished`,
+    Seeds: seeds.join(", "),
+    "Tokens of a run": formatCount(tokens),
+    Text: `${about.corpus}: ${formatCount(about.trainTokens)} tokens, ${formatCount(about.heldOutTokens)} held out, vocabulary ${about.vocabSize}`,
+    Backend: backends.join("; "),
+    [`Training (${baseline})`]: listed(settings.training),
+    [`Model (${baseline})`]: listed(settings.model),
   };
 }

@@ -115,17 +115,18 @@ async function finish(
     return backend;
   };
   try {
-    for (const [i, phase] of phases.entries()) {
-      if (isTrained(phase)) continue;
-      await locked(root, phase.hash, async () => {
-        if (isTrained(phase)) return;
-        const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
-        const input = { ...phase.input, ...(startFrom && { startFrom }) };
-        await trainRun(runPath(root, phase.hash), input, begin(), options);
-      });
+    const trainPhase = async (phase: PlannedPhase, i: number) => {
+      if (isTrained(phase)) return;
+      const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
+      const input = { ...phase.input, ...(startFrom && { startFrom }) };
+      await trainRun(runPath(root, phase.hash), input, begin(), options);
+    };
+    for (const [i, phase] of before.entries()) {
+      if (!isTrained(phase)) await locked(root, phase.hash, () => trainPhase(phase, i));
     }
-    if (missing().length > 0) {
+    if (!isFinished()) {
       await locked(root, hash, async () => {
+        await trainPhase(run, before.length);
         if (missing().length === 0) return;
         const result = readJson<TrainResult>(join(path, "result.json"));
         const config = resolveTrainConfig(run.input, prepared.tokenizer.vocabSize);

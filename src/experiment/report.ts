@@ -3,34 +3,22 @@
 // folder; of the records, only `cost` and `finishedAt` depend on the clock.
 // Not here: its looks (tables.ts, page.ts, writeReport.ts).
 
+import { median } from "../bench/measure.ts";
 import { countParameters, type ParameterCounts } from "../model/parameters.ts";
 import { resolveTrainConfig } from "../train/config.ts";
 import type { PlannedRun } from "./arms.ts";
+import {
+  ArmComparison,
+  type CurvePoint,
+  type Difference,
+  type JudgedSpread,
+  lossesByStep,
+} from "./compareArms.ts";
 import type { Quantity, Sweep } from "./measure.ts";
 import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "./measures.ts";
 import type { CurveStep, RunCost, RunRecord } from "./record.ts";
 import type { Experiment } from "./spec.ts";
-import { type ArmsSpread, leastAlike, type Spread, spreadOf } from "./spread.ts";
-import {
-  type Estimate,
-  estimate,
-  holm,
-  type PairedDifference,
-  pairedDifference,
-  seedsNeeded,
-} from "./statistics.ts";
-
-export interface Difference extends PairedDifference {
-  readonly against: string;
-  readonly seeds: readonly number[];
-  /** Holm's correction over the arms of this quantity; of a sweep, over all its settings too. */
-  readonly holm?: number;
-  /** Seeds that see a difference as large as the margin with probability 0.8, if the spread at hand is the true one; null: over 1000. */
-  readonly seedsForMargin?: number | null;
-}
-
-/** Mean over seeds with a range: [step, mean, low, high]. */
-export type CurvePoint = readonly [step: number, mean: number, low: number, high: number];
+import { type Estimate, estimate, holm } from "./statistics.ts";
 
 export interface ArmReport {
   readonly name: string;
@@ -50,7 +38,7 @@ export interface ArmReport {
   };
   /** Neuron use, all layers and seeds together. */
   readonly histogram?: UseDetail["histogram"];
-  /** Means over the runs that have a cost; of `peakBytes` the least: a run may inherit memory from one before. */
+  /** Medians over the runs that have a cost; of `peakBytes` the least: a run may inherit memory from one before. */
   readonly cost?: RunCost & { readonly runs: number };
 }
 
@@ -66,12 +54,19 @@ export interface ExperimentReport {
   readonly finished: number;
   readonly planned: number;
   readonly about: { corpus: string; trainTokens: number; heldOutTokens: number; vocabSize: number };
+  /** Of the baseline: how it is trained, and the model's configuration. Other arms differ as their descriptions say. */
+  readonly settings: {
+    readonly training: Readonly<Record<string, unknown>>;
+    readonly model: Readonly<Record<string, unknown>>;
+  };
   readonly quantities: readonly Quantity[];
   /** Of single runs, by key of the quantity, where several arms tell it; intervals go by it if `used`. */
-  readonly spreads: Readonly<Record<string, ArmsSpread & { readonly used: boolean }>>;
+  readonly spreads: Readonly<Record<string, JudgedSpread>>;
   /** What quantities with `at` belong to. */
   readonly sweeps: readonly Sweep[];
   readonly arms: readonly ArmReport[];
+  /** Losses of every two arms, each arm against those before it, corrected over all of them; none of more than 8 arms. */
+  readonly pairs: readonly (Difference & { readonly arm: string })[];
   /** More than one: runs of different backends agree only to rounding. */
   readonly backends: readonly string[];
   readonly finishedAt: string;
@@ -92,53 +87,20 @@ export function buildReport(
     return record ? [{ arm: planned.arm, record: measuredOnly(record, names) }] : [];
   });
   const ofArm = (name: string) => runs.filter(({ arm }) => arm === name).map(({ record }) => record);
-  const pairsOf = (name: string, against: string): [RunRecord, RunRecord][] =>
-    ofArm(name).flatMap((run): [RunRecord, RunRecord][] => {
-      const other = ofArm(against).find(({ seed }) => seed === run.seed);
-      return other ? [[run, other]] : [];
-    });
-
-  const independent = independentArms(plan);
-  const spreads: Record<string, ArmsSpread & { used: boolean }> = {};
-  for (const { key, better } of quantities) {
-    if (better === undefined) continue;
-    const spread = spreadOf(independent.map((name) => bySeed(ofArm(name), (run) => run.values[key])));
-    if (spread) spreads[key] = { ...spread, used: spread.pAlike >= leastAlike };
-  }
-  /** Of validation losses on the way, where the last ones are put together. */
-  const spreadAt = (step: number) =>
-    spreadOf(independent.map((name) => bySeed(ofArm(name), ({ validation }) => lossAt(step, validation))));
-
+  const comparison = new ArmComparison(plan, ofArm, quantities, experiment.margin);
   const arms = experiment.arms.map((arm): ArmReport => {
     const own = ofArm(arm.name);
     const against = arm.against ?? (arm.name === experiment.baseline ? undefined : experiment.baseline);
-    const pairs =
-      against === undefined || isReference(experiment, arm.name) ? [] : pairsOf(arm.name, against);
-    const ofAll = [arm.name, against].every((name) => independent.includes(name as string));
+    const reference = isReference(experiment, arm.name) ? undefined : against;
     const estimates: Record<string, Estimate> = {};
     const differences: Record<string, Difference> = {};
-    for (const { key, better } of quantities) {
+    for (const quantity of quantities) {
+      const { key } = quantity;
       const values = own.map((run) => run.values[key]).filter((value) => value !== undefined);
       if (values.length > 0) estimates[key] = estimate(values);
-      const both = pairs.filter(([a, b]) => a.values[key] !== undefined && b.values[key] !== undefined);
-      if (better === undefined || both.length === 0) continue;
-      const spread = ofAll && spreads[key]?.used ? spreads[key] : undefined;
-      const difference = pairedDifference(
-        both.map(([a]) => a.values[key]),
-        both.map(([, b]) => b.values[key]),
-        { better, margin: experiment.margin, spread },
-      );
-      const { margin } = difference;
-      const deviation = spread ? spread.deviation * Math.SQRT2 : difference.deviation;
-      differences[key] = {
-        ...difference,
-        against: against as string,
-        seeds: both.map(([a]) => a.seed),
-        ...(deviation !== undefined &&
-          margin > 0 && {
-            seedsForMargin: seedsNeeded(margin, deviation, { arms: spread?.arms }) ?? null,
-          }),
-      };
+      const difference =
+        reference === undefined ? undefined : comparison.difference(arm.name, reference, quantity);
+      if (difference) differences[key] = difference;
     }
     const planned = plan.find(({ arm: name }) => name === arm.name) as PlannedRun;
     const { prunedTo } = planned;
@@ -157,7 +119,7 @@ export function buildReport(
       curves: {
         training: curveOf(own.flatMap(({ training }) => (training ? [training] : []))),
         validation: curveOf(own.flatMap(({ validation }) => (validation ? [validation] : []))),
-        difference: differenceCurve(pairs, ofAll && spreads.loss?.used ? spreadAt : () => undefined),
+        difference: reference === undefined ? [] : comparison.differenceCurve(arm.name, reference),
       },
       ...(histogram && { histogram }),
       ...(cost && { cost }),
@@ -175,36 +137,68 @@ export function buildReport(
     finished: runs.length,
     planned: plan.length,
     about,
+    settings: settingsOf(experiment, plan, about.vocabSize),
     quantities,
-    spreads,
+    spreads: comparison.spreads,
     sweeps,
     arms: corrected(arms, quantities),
+    pairs: everyPair(experiment, comparison, quantities),
     backends: [...new Set(runs.flatMap(({ record }) => record.backend ?? []))],
     finishedAt: runs.map(({ record }) => record.finishedAt ?? "").reduce((a, b) => (a > b ? a : b), ""),
   };
 }
 
-/** Arms none of whose runs, or phases of them, is another's too: only their noise is their own. */
-function independentArms(plan: readonly PlannedRun[]): string[] {
-  const armsOf = new Map<string, Set<string>>();
-  for (const { arm, hash, before = [] } of plan) {
-    for (const one of [hash, ...before.map((phase) => phase.hash)]) {
-      armsOf.set(one, (armsOf.get(one) ?? new Set()).add(arm));
-    }
-  }
-  const sharing = new Set([...armsOf.values()].filter(({ size }) => size > 1).flatMap((arms) => [...arms]));
-  return [...new Set(plan.map(({ arm }) => arm))].filter((arm) => !sharing.has(arm));
+/** What decides how a model learns; not where things are, nor how often one looks at them. */
+const TRAINING = [
+  "seqLen",
+  "batch",
+  "accumulation",
+  "steps",
+  "learningRate",
+  "minLearningRate",
+  "warmup",
+  "weightDecay",
+  "beta1",
+  "beta2",
+  "epsilon",
+  "clip",
+  "dtype",
+] as const;
+
+function settingsOf(
+  { baseline }: Experiment,
+  plan: readonly PlannedRun[],
+  vocabSize: number,
+): ExperimentReport["settings"] {
+  const planned = plan.find(({ arm }) => arm === baseline) as PlannedRun;
+  const config = resolveTrainConfig(planned.input, vocabSize);
+  return {
+    training: Object.fromEntries(TRAINING.map((key) => [key, config[key]])),
+    model: { ...config.model },
+  };
 }
 
-function bySeed(
-  runs: readonly RunRecord[],
-  pick: (run: RunRecord) => number | undefined,
-): Map<number, number> {
-  const entries = runs.map((run) => [run.seed, pick(run)] as const);
-  return new Map(entries.filter((entry): entry is [number, number] => entry[1] !== undefined));
-}
+/** Of more arms there are too many pairs to be read, or to be tested. */
+const PAIRED_ARMS = 8;
 
-const lossAt = (step: number, curve: readonly CurveStep[] = []) => curve.find(([at]) => at === step)?.[1];
+function everyPair(
+  { arms }: Experiment,
+  comparison: ArmComparison,
+  quantities: readonly Quantity[],
+): ExperimentReport["pairs"] {
+  const loss = quantities.find(({ key }) => key === "loss");
+  if (!loss || arms.length < 3 || arms.length > PAIRED_ARMS) return [];
+  const pairs = arms.flatMap(({ name: arm }, i) =>
+    arms.slice(0, i).flatMap(({ name: against }) => {
+      const difference = comparison.difference(arm, against, loss);
+      return difference ? [{ arm, ...difference }] : [];
+    }),
+  );
+  const tested = pairs.filter(({ p }) => p !== undefined);
+  const pValues = holm(tested.map(({ p }) => p as number));
+  const holmOf = new Map(tested.map((pair, i) => [pair, pValues[i]]));
+  return pairs.map((pair) => ({ ...pair, ...(holmOf.has(pair) && { holm: holmOf.get(pair) }) }));
+}
 
 /** An arm that others are compared with by name, and that is compared with none itself. */
 function isReference({ arms }: Experiment, name: string): boolean {
@@ -252,28 +246,6 @@ function curveOf(runs: readonly (readonly CurveStep[])[]): CurvePoint[] {
   ]);
 }
 
-function lossesByStep(runs: readonly (readonly CurveStep[])[]): [number, number[]][] {
-  const bySteps = new Map<number, number[]>();
-  for (const [step, loss] of runs.flat()) bySteps.set(step, [...(bySteps.get(step) ?? []), loss]);
-  return [...bySteps].filter(([, values]) => values.length === runs.length).sort(([a], [b]) => a - b);
-}
-
-/** Of the pairs of which both have a curve. @param spreadAt that its intervals go by; theirs alone where there is none. */
-function differenceCurve(
-  pairs: readonly (readonly [RunRecord, RunRecord])[],
-  spreadAt: (step: number) => Spread | undefined,
-): CurvePoint[] {
-  const both = pairs.flatMap(([{ validation: a }, { validation: b }]) => (a && b ? [{ a, b }] : []));
-  const reference = new Map(lossesByStep(both.map(({ b }) => b)));
-  return lossesByStep(both.map(({ a }) => a)).flatMap(([step, values]): CurvePoint[] => {
-    const others = reference.get(step);
-    if (!others) return [];
-    const how = { better: "lower", margin: 0, spread: spreadAt(step) } as const;
-    const { mean, halfWidth = 0 } = pairedDifference(values, others, how);
-    return [[step, mean, mean - halfWidth, mean + halfWidth]];
-  });
-}
-
 function histogramOf(runs: readonly RunRecord[]): UseDetail["histogram"] | undefined {
   const all = runs.flatMap(({ histogram }) => histogram ?? []);
   if (all.length === 0) return undefined;
@@ -286,12 +258,11 @@ function histogramOf(runs: readonly RunRecord[]): UseDetail["histogram"] | undef
 function costOf(runs: readonly RunRecord[]): ArmReport["cost"] {
   const costs = runs.flatMap(({ cost }) => cost ?? []);
   if (costs.length === 0) return undefined;
-  const mean = (pick: (cost: RunCost) => number) =>
-    costs.reduce((sum, cost) => sum + pick(cost), 0) / costs.length;
+  const middle = (pick: (cost: RunCost) => number) => median(costs.map(pick));
   const peaks = costs.flatMap(({ peakBytes }) => peakBytes ?? []);
   return {
-    tokensPerSecond: mean(({ tokensPerSecond }) => tokensPerSecond),
-    seconds: mean(({ seconds }) => seconds),
+    tokensPerSecond: middle(({ tokensPerSecond }) => tokensPerSecond),
+    seconds: middle(({ seconds }) => seconds),
     ...(peaks.length > 0 && { peakBytes: Math.min(...peaks) }),
     runs: costs.length,
   };

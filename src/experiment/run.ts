@@ -9,7 +9,7 @@
 // A kill at any moment loses at most the steps since a checkpoint, and several processes may run the same experiment: each
 // writes below a lock, held for just that long. Not here: the queue (queue.ts), the arithmetic (train/, statistics.ts).
 
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { removeLeftovers, writeFileAtomic } from "../checkpoint/atomic.ts";
 import { lockFile, whenFree } from "../checkpoint/lock.ts";
@@ -44,8 +44,8 @@ export interface ExperimentOptions extends ExperimentSize {
   readonly reuse?: readonly string[];
   readonly threads?: number;
   readonly signal?: AbortSignal;
-  /** Text and plan are there: from now on other processes can `resume` the experiment, and share its runs. */
-  readonly onPlanned?: (folder: string) => void;
+  /** Text and plan are there: from now on other processes can `resume` the experiment, and share the `open` runs. */
+  readonly onPlanned?: (folder: string, open: number) => void;
   readonly onRun?: (event: QueueEvent) => void;
   readonly onStep?: (record: MetricsRecord, steps: number) => void;
   readonly onProgress?: OnProgress;
@@ -92,14 +92,17 @@ export async function experiment(
   mkdirSync(folder, { recursive: true });
   /** One process at a time writes to the experiment's folder. */
   const alone = async <T>(work: () => Promise<T>): Promise<T> => {
-    const unlock = await whenFree(() => lockFile(join(folder, "lock"), { what: folder }), { signal });
+    const unlock = await whenFree(() => lockFile(join(folder, "lock"), { what: folder }), {
+      signal,
+      onWait: (holder) => announce(`waiting for ${holder}, which writes to ${folder}`),
+    });
     try {
       return await work();
     } finally {
       unlock();
     }
   };
-  const { whole, taken } = await alone(async () => {
+  const { whole, taken, config } = await alone(async () => {
     removeLeftovers(folder);
     const begun = readBegun(folder, resume);
     const whole = sizedExperiment(spec, options.size, { ...begun?.given, ...given });
@@ -108,8 +111,9 @@ export async function experiment(
     const taken = [...reused, ...earlier];
     await keepTaken(folder, taken);
     const record: Begun = { given: { ...begun?.given, ...given }, experiment: whole };
-    await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
-    return { whole, taken };
+    const config = `${JSON.stringify(record, null, 2)}\n`;
+    await writeFileAtomic(join(folder, "config.json"), config);
+    return { whole, taken, config };
   });
 
   const prepared = await experimentData(root, whole, { signal, onProgress: options.onProgress, announce });
@@ -122,7 +126,7 @@ export async function experiment(
   await alone(() => writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(queue, null, 2)}\n`));
   const computed = plan.filter((run) => !takenOf(run) && !own(run));
   for (const line of reuseInWords(reports, taken, { plan, computed, quantities })) announce(line);
-  options.onPlanned?.(folder);
+  options.onPlanned?.(folder, computed.length);
 
   const about = {
     corpus: prepared.dataset.name,
@@ -143,6 +147,10 @@ export async function experiment(
     if (finished <= reported) return;
     reported = finished;
     await alone(async () => {
+      if (readFileSync(join(folder, "config.json"), "utf8") !== config) {
+        announce(`${folder} goes on with other options elsewhere: the report there is left to that process`);
+        return;
+      }
       await writeReport(build(), join(folder, "report"));
       removeLeftovers(join(folder, "report"));
     });

@@ -123,9 +123,13 @@ export function removeTorn(path: string): void {
   if (existsSync(join(path, "config.json")) && !isReadable(path)) rmSync(path, { recursive: true });
 }
 
+/** Whether there is a configuration, and a whole one. @throws what reading throws: a file that cannot be read is not torn. */
 function isReadable(path: string): boolean {
+  const config = join(path, "config.json");
+  if (!existsSync(config)) return false;
+  const text = readFileSync(config, "utf8");
   try {
-    readJson(join(path, "config.json"));
+    JSON.parse(text);
     return true;
   } catch {
     return false;

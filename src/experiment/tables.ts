@@ -2,8 +2,9 @@
 
 import { formatBytes, formatDuration, formatFixed, formatPercent } from "../report/format.ts";
 import type { Column, Table } from "../report/table.ts";
+import type { Difference } from "./compareArms.ts";
 import type { Sweep } from "./measure.ts";
-import type { ArmReport, Difference, ExperimentReport } from "./report.ts";
+import type { ArmReport, ExperimentReport } from "./report.ts";
 import type { Estimate } from "./statistics.ts";
 
 const digits = (value: number) => formatFixed(value, 4);
@@ -55,88 +56,101 @@ export function resultTable({ arms, quantities, baseline }: ExperimentReport): T
 
 /** One line an arm and quantity that has a direction. @param sweeps whether also for settings of sweeps. */
 export function differenceTable(report: ExperimentReport, sweeps = false): Table {
-  const { arms, quantities } = report;
-  const shown = arms.flatMap(({ differences }) =>
-    quantities.flatMap(({ key, at }) => (at && !sweeps ? [] : (differences[key] ?? []))),
+  const rows = report.arms.flatMap((arm) =>
+    report.quantities.flatMap(({ key, label, at }) => {
+      const difference = at && !sweeps ? undefined : arm.differences[key];
+      return difference ? [{ arm: arm.name, quantity: label, difference }] : [];
+    }),
   );
-  const areAlone = shown.some(({ alone }) => alone);
   return {
     title: "Paired differences: same seed, same data order",
-    columns: [
-      { key: "arm", label: "Arm", align: "left" },
-      { key: "against", label: "Against", align: "left" },
-      { key: "quantity", label: "Quantity", align: "left" },
-      { key: "verdict", label: "Verdict", align: "left" },
-      { key: "pairs", label: "Pairs", align: "right" },
-      {
-        key: "difference",
-        label: "Difference",
-        align: "right",
-        format: signed,
-        note: "Mean of arm minus reference.",
-      },
-      {
-        key: "low",
-        label: "Low",
-        align: "right",
-        format: signed,
-        note: `Lower end of the 95 % interval. ${spreadInWords(report)}`,
-      },
-      { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
-      ...(areAlone ? aloneColumns : []),
-      {
-        key: "p",
-        label: "p",
-        align: "right",
-        format: pText,
-        note: "Of the t test with the spread of Low and High, two-sided.",
-      },
-      {
-        key: "holm",
-        label: "p, Holm",
-        align: "right",
-        format: pText,
-        note: "Corrected for the number of arms.",
-      },
-      {
-        key: "margin",
-        label: "Margin",
-        align: "right",
-        format: digits,
-        note: "The largest difference that counts as none.",
-      },
-      {
-        key: "seeds_for_margin",
-        label: "Seeds for the margin",
-        align: "right",
-        note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread at hand is the true one; from few pairs a rough guess.",
-      },
-    ],
-    rows: arms.flatMap((arm) =>
-      quantities.flatMap(({ key, label, at }) => {
-        if (at && !sweeps) return [];
-        const difference = arm.differences[key];
-        if (!difference) return [];
-        const { against, count, mean, halfWidth, alone, p, holm, margin, seedsForMargin } = difference;
-        return [
-          {
-            arm: arm.name,
-            against,
-            quantity: label,
-            pairs: count,
-            difference: mean,
-            low: halfWidth === undefined ? undefined : mean - halfWidth,
-            high: halfWidth === undefined ? undefined : mean + halfWidth,
-            ...(alone && { low_alone: mean - alone.halfWidth, high_alone: mean + alone.halfWidth }),
-            p,
-            holm,
-            margin,
-            seeds_for_margin: seedsForMargin === null ? "over 1000" : seedsForMargin,
-            verdict: verdictInWords(difference),
-          },
-        ];
-      }),
-    ),
+    ...differencesAsTable(report, rows, "Corrected for the number of arms."),
+  };
+}
+
+/** Every two arms' losses; without rows where there are too many arms, or only two. */
+export function pairTable(report: ExperimentReport): Table {
+  const rows = report.pairs.map(({ arm, ...difference }) => ({ arm, difference }));
+  return {
+    title: "Every two arms: differences of validation loss",
+    ...differencesAsTable(report, rows, "Corrected for all lines of this table."),
+  };
+}
+
+function differencesAsTable(
+  report: ExperimentReport,
+  rows: readonly { arm: string; quantity?: string; difference: Difference }[],
+  correction: string,
+): Pick<Table, "columns" | "rows"> {
+  const columns: Column[] = [
+    { key: "arm", label: "Arm", align: "left" },
+    { key: "against", label: "Against", align: "left" },
+    ...(rows.some(({ quantity }) => quantity !== undefined)
+      ? [{ key: "quantity", label: "Quantity", align: "left" } satisfies Column]
+      : []),
+    { key: "verdict", label: "Verdict", align: "left" },
+    { key: "pairs", label: "Pairs", align: "right" },
+    {
+      key: "difference",
+      label: "Difference",
+      align: "right",
+      format: signed,
+      note: "Mean of arm minus reference.",
+    },
+    {
+      key: "low",
+      label: "Low",
+      align: "right",
+      format: signed,
+      note: `Lower end of the 95 % interval. ${spreadInWords(
+        report,
+        rows.map(({ difference }) => difference),
+      )}`,
+    },
+    { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
+    ...(rows.some(({ difference: { alone } }) => alone) ? aloneColumns : []),
+    {
+      key: "p",
+      label: "p",
+      align: "right",
+      format: pText,
+      note: "Of the t test with the spread of Low and High, two-sided.",
+    },
+    { key: "holm", label: "p, Holm", align: "right", format: pText, note: correction },
+    {
+      key: "margin",
+      label: "Margin",
+      align: "right",
+      format: digits,
+      note: "The largest difference that counts as none.",
+    },
+    {
+      key: "seeds_for_margin",
+      label: "Seeds for the margin",
+      align: "right",
+      note: "Seeds with which a difference as large as the margin would be seen in 80 % of experiments, if the spread at hand is the true one; from few pairs a rough guess.",
+    },
+  ];
+  return {
+    columns,
+    rows: rows.map(({ arm, quantity, difference }) => {
+      const { against, count, mean, halfWidth, alone, p, holm, margin, seedsForMargin } = difference;
+      return {
+        arm,
+        against,
+        quantity,
+        pairs: count,
+        difference: mean,
+        low: halfWidth === undefined ? undefined : mean - halfWidth,
+        high: halfWidth === undefined ? undefined : mean + halfWidth,
+        ...(alone && { low_alone: mean - alone.halfWidth, high_alone: mean + alone.halfWidth }),
+        p,
+        holm,
+        margin,
+        seeds_for_margin: seedsForMargin === null ? "over 1000" : seedsForMargin,
+        verdict: verdictInWords(difference),
+      };
+    }),
   };
 }
 
@@ -151,15 +165,20 @@ const aloneColumns: Column[] = [
   { key: "high_alone", label: "High, pairs alone", align: "right", format: signed, note: "Upper end of it." },
 ];
 
-/** Which spread the intervals of differences go by. */
-export function spreadInWords({ spreads }: ExperimentReport): string {
+/** Which spread the intervals of these differences go by. */
+function spreadInWords({ spreads }: ExperimentReport, differences: readonly Difference[]): string {
   const { loss } = spreads;
-  if (!loss) return "By the spread of these pairs (paired t).";
+  const alone = "By the spread of these pairs (paired t)";
+  if (!loss) return `${alone}.`;
   const { arms, deviation, degrees, pAlike, used } = loss;
   if (!used) {
-    return `By the spread of these pairs (paired t): the ${arms} arms scatter too unlike each other (p ${pText(pAlike)}) to be put together.`;
+    return `${alone}: the ${arms} arms scatter too unlike each other (p ${pText(pAlike)}) to be put together.`;
   }
-  return `By the spread of single runs around arm and seed, of ${arms} arms together: of the loss ${digits(deviation)} with ${degrees} degrees of freedom. That they scatter alike is assumed, and not refuted (p ${pText(pAlike)}).`;
+  const together = differences.filter((difference) => difference.alone).length;
+  if (together === 0) return `${alone}.`;
+  const others =
+    together < differences.length ? " Lines without an interval by pairs alone go by their own pairs." : "";
+  return `By the spread of single runs around arm and seed, of ${arms} arms together: of the loss ${digits(deviation)} with ${degrees} degrees of freedom. That they scatter alike is assumed; tests, which few seeds seldom let fail, do not refute it (p ${pText(pAlike)}).${others}`;
 }
 
 /** A sweep: one line a setting and arm, the arm's value beside its difference from its reference. */
@@ -170,6 +189,7 @@ export function sweepTable(
   const settings = quantities
     .filter(({ at }) => at?.sweep === name)
     .sort((a, b) => (b.at?.x ?? 0) - (a.at?.x ?? 0));
+  const areTogether = arms.some(({ differences }) => settings.some(({ key }) => differences[key]?.alone));
   return {
     title,
     columns: [
@@ -193,7 +213,13 @@ export function sweepTable(
         format: signed,
         note: "Paired mean of arm minus reference.",
       },
-      { key: "low", label: "Low", align: "right", format: signed, note: "Lower end of the 95 % interval." },
+      {
+        key: "low",
+        label: "Low",
+        align: "right",
+        format: signed,
+        note: `Lower end of the 95 % interval, by the spread ${areTogether ? "of all arms that have runs of their own" : "of these pairs"}; differences.csv has it by pairs alone, too.`,
+      },
       { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
       {
         key: "holm",
@@ -255,14 +281,14 @@ export function costTable({ arms }: ExperimentReport): Table {
         key: "tokens_per_second",
         label: "Tokens/s",
         align: "right",
-        note: "Training speed, mean over these runs.",
+        note: "Training speed, median of these runs; not to be compared where other work disturbed them, or several shared the machine (the experiment overhead measures time by turns).",
       },
       {
         key: "seconds",
         label: "Time of a run",
         align: "right",
         format: formatDuration,
-        note: "Steps only, mean over these runs.",
+        note: "Steps only, median of these runs.",
       },
       {
         key: "peak_bytes",

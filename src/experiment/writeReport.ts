@@ -3,9 +3,17 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { renderCsv, renderMarkdown } from "../report/table.ts";
-import { experimentPage, verdictRule } from "./page.ts";
+import { experimentPage, factsOf, verdictRule } from "./page.ts";
 import type { ExperimentReport } from "./report.ts";
-import { costTable, differenceTable, reportInWords, resultTable, runsTable, sweepTable } from "./tables.ts";
+import {
+  costTable,
+  differenceTable,
+  pairTable,
+  reportInWords,
+  resultTable,
+  runsTable,
+  sweepTable,
+} from "./tables.ts";
 
 /** @throws RunError if the disk is full. */
 export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
@@ -34,10 +42,16 @@ export function experimentMarkdown(report: ExperimentReport): string {
     ...[
       resultTable(report),
       differenceTable(report),
+      ...(report.pairs.length > 0 ? [pairTable(report)] : []),
       ...report.sweeps.map((sweep) => sweepTable(report, sweep)),
       costTable(report),
     ].map(renderMarkdown),
     verdictRule(report),
+    "## What was run",
+    Object.entries(factsOf(report))
+      .map(([name, fact]) => `* ${name}: ${fact}`)
+      .join("\n"),
+    renderMarkdown(runsTable(report)),
   ];
   return `${parts.filter((part) => part !== "").join("\n\n")}\n`;
 }
