@@ -218,7 +218,7 @@ export function sweepTable(
         label: "Low",
         align: "right",
         format: signed,
-        note: `Lower end of the 95 % interval, by the spread ${areTogether ? "of all arms that have runs of their own" : "of these pairs"}; differences.csv has it by pairs alone, too.`,
+        note: `Lower end of the 95 % interval, by the spread of ${areTogether ? "all arms that have runs of their own; differences.csv has it by pairs alone, too" : "these pairs"}.`,
       },
       { key: "high", label: "High", align: "right", format: signed, note: "Upper end of it." },
       {
