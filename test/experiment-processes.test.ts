@@ -151,6 +151,17 @@ test("a run that a living process has comes last, and is taken up when that proc
   assert.deepEqual(leftIn("held"), []);
 });
 
+test("who was overtaken by a process with other options leaves the report to it", async () => {
+  const config = at("overtaken", "tiny", "config.json");
+  const { report, announced } = await work("overtaken", {
+    seeds: [1],
+    onPlanned: () => writeFileSync(config, readFileSync(config, "utf8").replace("1024", "2048")),
+  });
+  assert.equal(report.finished, 4);
+  assert.match(announced.join("\n"), /goes on with other options elsewhere/);
+  assert.equal(existsSync(at("overtaken", "tiny", "report")), false);
+});
+
 function start(root: string, ...args: string[]) {
   const command = [
     "--import",
