@@ -31,14 +31,14 @@ export type { Layout, TaskSpec } from "./evaluate/task.ts";
 export { builtInTasks } from "./evaluate/tasks/catalogue.ts";
 export { encodePair, rollingWindows, type TokenRequest } from "./evaluate/tokens.ts";
 export { checkExperiment, readExperiment } from "./experiment/file.ts";
-export { type Measure, type Quantity, registerMeasure, type Sweep } from "./experiment/measures.ts";
-export { type OverheadOptions, overhead } from "./experiment/overhead.ts";
-export type { OverheadReport } from "./experiment/overheadReport.ts";
-export type { RunRecord } from "./experiment/record.ts";
-export type { ExperimentReport } from "./experiment/report.ts";
+export { type Measure, type Quantity, registerMeasure, type Sweep } from "./experiment/measures/catalogue.ts";
+export { type OverheadOptions, overhead } from "./experiment/overhead/overhead.ts";
+export type { OverheadReport } from "./experiment/overhead/report.ts";
+export type { RunRecord } from "./experiment/report/record.ts";
+export type { ExperimentReport } from "./experiment/report/report.ts";
 export { type ExperimentOptions, experiment } from "./experiment/run.ts";
 export type { ExperimentSpec } from "./experiment/spec.ts";
-export { pairedDifference, pairedPower, seedsNeeded } from "./experiment/statistics.ts";
+export { pairedDifference, pairedPower, seedsNeeded } from "./experiment/statistics/paired.ts";
 export {
   type ExperimentStatus,
   experimentStatus,

@@ -7,7 +7,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { ExperimentReport } from "../src/experiment/report.ts";
+import type { ExperimentReport } from "../src/experiment/report/report.ts";
 import { timeless } from "./support/timeless.ts";
 import { tinyExperiment } from "./support/tinyExperiment.ts";
 import { writeToyText } from "./support/tinyRun.ts";

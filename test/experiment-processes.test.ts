@@ -17,7 +17,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
 import { isRunning } from "../src/checkpoint/atomic.ts";
-import type { ExperimentReport } from "../src/experiment/report.ts";
+import type { ExperimentReport } from "../src/experiment/report/report.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { timeless } from "./support/timeless.ts";
 import { tinyExperiment } from "./support/tinyExperiment.ts";

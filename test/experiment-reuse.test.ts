@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { UsageError } from "../src/errors.ts";
-import type { ExperimentReport } from "../src/experiment/report.ts";
+import type { ExperimentReport } from "../src/experiment/report/report.ts";
 import { readReport } from "../src/experiment/reuse.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { experimentStatus } from "../src/experiment/status.ts";

@@ -3,9 +3,15 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { tQuantile, tTwoSided } from "../src/experiment/distributions.ts";
-import { leastAlike, spreadOf } from "../src/experiment/spread.ts";
-import { estimate, holm, pairedDifference, pairedPower, seedsNeeded } from "../src/experiment/statistics.ts";
+import { tQuantile, tTwoSided } from "../src/experiment/statistics/distributions.ts";
+import {
+  estimate,
+  holm,
+  pairedDifference,
+  pairedPower,
+  seedsNeeded,
+} from "../src/experiment/statistics/paired.ts";
+import { leastAlike, spreadOf } from "../src/experiment/statistics/spread.ts";
 import { RandomStream } from "../src/random.ts";
 
 const near = (actual: number, expected: number, tolerance: number) =>

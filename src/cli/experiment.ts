@@ -80,8 +80,8 @@ async function runOverhead({ output, signal }: Context, flags: ExperimentFlags):
     );
   }
   const [{ overhead }, { overheadInWords, overheadTable }] = await Promise.all([
-    import("../experiment/overhead.ts"),
-    import("../experiment/overheadPage.ts"),
+    import("../experiment/overhead/overhead.ts"),
+    import("../experiment/overhead/page.ts"),
   ]);
   const { report, reportPath } = await overhead({
     size,
@@ -110,7 +110,9 @@ async function runExperiment(
     import("../experiment/run.ts"),
     import("../experiment/store.ts"),
   ]);
-  const { differenceTable, reportInWords, resultTable, sweepTable } = await import("../experiment/tables.ts");
+  const { differenceTable, reportInWords, resultTable, sweepTable } = await import(
+    "../experiment/report/tables.ts"
+  );
   const { root = defaultRoot, size, resume, list: _list, status: _status, processes = 1, ...rest } = flags;
   const threads = flags.threads ?? (processes > 1 ? shareOfCores(processes) : undefined);
   /** What another process, or another day, goes on with. */
@@ -180,7 +182,7 @@ function shareOfCores(processes: number): number {
 async function listShipped({ output }: Context): Promise<void> {
   const [{ shippedExperiments }, { overheadSizes, overheadTitle }] = await Promise.all([
     import("../experiment/shipped/index.ts"),
-    import("../experiment/overheadReport.ts"),
+    import("../experiment/overhead/report.ts"),
   ]);
   const rows = [
     ...shippedExperiments.map(({ name, title = "", arms, sizes = {} }) => ({

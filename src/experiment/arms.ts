@@ -131,7 +131,7 @@ function armInput(
   const steps = merged.steps ?? Math.max(1, Math.floor(tokens / (batch * accumulation * seqLen)));
   const validEvery = merged.validEvery ?? Math.max(1, Math.floor(steps / 10));
   const { data: _data, tokenizer: _tokenizer, validShare: _share, ...others } = merged;
-  // The last two checkpoints stay: what changes between them is measured (stabilityMeasure.ts).
+  // The last two checkpoints stay: what changes between them is measured (measures/stability.ts).
   const kept = { keepCheckpoints: 2, checkpointEvery: Math.max(1, Math.ceil(steps / 8)) };
   return { ...kept, ...others, steps, validEvery };
 }

@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import { parse } from "yaml";
 import { errorCode } from "../checkpoint/atomic.ts";
 import { nearest, UsageError } from "../errors.ts";
-import { measureNames } from "./measures.ts";
+import { measureNames } from "./measures/catalogue.ts";
 import { shippedExperiments } from "./shipped/index.ts";
 import type { ArmSpec, Experiment, ExperimentSize, ExperimentSpec, PhaseSpec } from "./spec.ts";
 

@@ -15,11 +15,11 @@ import type { PreparedData } from "../train/data.ts";
 import { type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedPhase, PlannedRun } from "./arms.ts";
-import type { MeasureContext, Measured } from "./measure.ts";
-import { measureNamed } from "./measures.ts";
+import { measureNamed } from "./measures/catalogue.ts";
+import type { MeasureContext, Measured } from "./measures/measure.ts";
+import { withTrainedModel } from "./measures/trainedModel.ts";
 import type { TakenRun } from "./reuse.ts";
 import { lockRun, measurePath, readJson, removeTorn, runPath, tidy } from "./store.ts";
-import { withTrainedModel } from "./trainedModel.ts";
 
 /** A run of the queue, as whoever waits for it is told. */
 export interface QueueEvent {

@@ -1,5 +1,5 @@
 // Finished runs taken over from reports: the records that a report.json holds, checked, kept in the experiment's folder,
-// and found by a run's hash. Not here: what a record is (record.ts), when one is used (run.ts).
+// and found by a run's hash. Not here: what a record is (report/record.ts), when one is used (run.ts).
 //
 // Reports from before records have a run's seed, hash and values only: these are taken, without curves and cost.
 
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { errorCode, writeFileAtomic } from "../checkpoint/atomic.ts";
 import { UsageError } from "../errors.ts";
 import type { PlannedRun } from "./arms.ts";
-import type { CurveStep, RunCost, RunRecord } from "./record.ts";
+import type { CurveStep, RunCost, RunRecord } from "./report/record.ts";
 import { readJson } from "./store.ts";
 
 /** A record and where it is from. */

@@ -7,7 +7,7 @@
 //                               (records of finished runs from reports that were given)
 //
 // A kill at any moment loses at most the steps since a checkpoint, and several processes may run the same experiment: each
-// writes below a lock, held for just that long. Not here: the queue (queue.ts), the arithmetic (train/, statistics.ts).
+// writes below a lock, held for just that long. Not here: the queue (queue.ts), the arithmetic (train/, statistics/).
 
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,14 +19,14 @@ import type { MetricsRecord } from "../train/loop.ts";
 import { type PlannedRun, planRuns } from "./arms.ts";
 import { experimentData } from "./data.ts";
 import { checkExperiment, readExperiment, sizedExperiment } from "./file.ts";
-import { quantitiesOf, withLoss } from "./measures.ts";
+import { quantitiesOf, withLoss } from "./measures/catalogue.ts";
 import { type QueueEvent, workOff } from "./queue.ts";
-import { recordOf } from "./record.ts";
-import { buildReport, type ExperimentReport } from "./report.ts";
+import { recordOf } from "./report/record.ts";
+import { buildReport, type ExperimentReport } from "./report/report.ts";
+import { writeReport } from "./report/writeReport.ts";
 import { keepTaken, readReport, readTaken, reuseInWords, takenFor } from "./reuse.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
 import { defaultRoot, type QueuedRun, readFinished, readJson } from "./store.ts";
-import { writeReport } from "./writeReport.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
   /** Where runs, data and experiments are kept; default `runs/experiments`. */

@@ -3,7 +3,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { PlannedPhase } from "./arms.ts";
-import { overheadCases, overheadTitle } from "./overheadReport.ts";
+import { overheadCases, overheadTitle } from "./overhead/report.ts";
 import { defaultRoot, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
 
 /** How far an experiment is. */

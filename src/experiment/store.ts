@@ -8,7 +8,7 @@ import { lockFile } from "../checkpoint/lock.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedRun } from "./arms.ts";
-import type { Measured } from "./measure.ts";
+import type { Measured } from "./measures/measure.ts";
 
 /** Where runs, data and experiments are kept if nobody says. */
 export const defaultRoot = join("runs", "experiments");

@@ -1,4 +1,4 @@
-import type { ExperimentReport } from "../../src/experiment/report.ts";
+import type { ExperimentReport } from "../../src/experiment/report/report.ts";
 
 /** A report without what depends on the clock. */
 export function timeless(report: ExperimentReport): object {

@@ -1,8 +1,8 @@
 // The report's files: index.html, report.md, report.json, and CSV of differences and of all runs.
 
 import { join } from "node:path";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { renderCsv, renderMarkdown } from "../report/table.ts";
+import { writeFileAtomic } from "../../checkpoint/atomic.ts";
+import { renderCsv, renderMarkdown } from "../../report/table.ts";
 import { experimentPage, factsOf, verdictRule } from "./page.ts";
 import type { ExperimentReport } from "./report.ts";
 import {

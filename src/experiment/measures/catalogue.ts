@@ -1,9 +1,9 @@
 // What is measured after training, by name; new measures register here. Not here: what a measure is (measure.ts).
 
-import { UsageError } from "../errors.ts";
+import { UsageError } from "../../errors.ts";
 import type { Measure, Quantity } from "./measure.ts";
-import { prune, pruneRandom } from "./pruneMeasure.ts";
-import { stability } from "./stabilityMeasure.ts";
+import { prune, pruneRandom } from "./prune.ts";
+import { stability } from "./stability.ts";
 
 export type { Measure, MeasureContext, Measured, Quantity, Sweep } from "./measure.ts";
 

@@ -1,10 +1,10 @@
 // What a report keeps of one finished run: everything that a report is made of, so that the next one needs the record
 // only, not the run folder with its gigabytes. Not here: reading records back from a report (reuse.ts).
 
-import type { MetricsRecord } from "../train/loop.ts";
-import type { PlannedRun } from "./arms.ts";
-import type { UseDetail } from "./measures.ts";
-import type { FinishedRun } from "./store.ts";
+import type { MetricsRecord } from "../../train/loop.ts";
+import type { PlannedRun } from "../arms.ts";
+import type { UseDetail } from "../measures/catalogue.ts";
+import type { FinishedRun } from "../store.ts";
 
 /** A point of one run's curve. */
 export type CurveStep = readonly [step: number, loss: number];

@@ -2,13 +2,13 @@
 // checkpoint before, on the same held-out text. Letters: A experts per token, K neurons kept, F width.
 
 import { join } from "node:path";
-import { openStoredModel } from "../checkpoint/loadModel.ts";
-import { throwIfAborted } from "../errors.ts";
-import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
-import { expertWidth, keptNeurons } from "../model/config.ts";
-import { type LayerChoice, layerChoices } from "../study/choices.ts";
-import { validationBatches } from "../text/batches.ts";
-import { RunFolder } from "../train/runFolder.ts";
+import { openStoredModel } from "../../checkpoint/loadModel.ts";
+import { throwIfAborted } from "../../errors.ts";
+import { bitCount, keepWords } from "../../kernels/neuronTopK.ts";
+import { expertWidth, keptNeurons } from "../../model/config.ts";
+import { type LayerChoice, layerChoices } from "../../study/choices.ts";
+import { validationBatches } from "../../text/batches.ts";
+import { RunFolder } from "../../train/runFolder.ts";
 import type { Measure } from "./measure.ts";
 
 /** Tokens that are compared: enough for a third digit. */

@@ -3,10 +3,14 @@
 // folder; of the records, only `cost` and `finishedAt` depend on the clock.
 // Not here: its looks (tables.ts, page.ts, writeReport.ts).
 
-import { median } from "../bench/measure.ts";
-import { countParameters, type ParameterCounts } from "../model/parameters.ts";
-import { resolveTrainConfig } from "../train/config.ts";
-import type { PlannedRun } from "./arms.ts";
+import { median } from "../../bench/measure.ts";
+import { countParameters, type ParameterCounts } from "../../model/parameters.ts";
+import { resolveTrainConfig } from "../../train/config.ts";
+import type { PlannedRun } from "../arms.ts";
+import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "../measures/catalogue.ts";
+import type { Quantity, Sweep } from "../measures/measure.ts";
+import type { Experiment } from "../spec.ts";
+import { type Estimate, estimate, holm } from "../statistics/paired.ts";
 import {
   ArmComparison,
   type CurvePoint,
@@ -14,11 +18,7 @@ import {
   type JudgedSpread,
   lossesByStep,
 } from "./compareArms.ts";
-import type { Quantity, Sweep } from "./measure.ts";
-import { measureNamed, quantitiesOf, type UseDetail, withLoss } from "./measures.ts";
 import type { CurveStep, RunCost, RunRecord } from "./record.ts";
-import type { Experiment } from "./spec.ts";
-import { type Estimate, estimate, holm } from "./statistics.ts";
 
 export interface ArmReport {
   readonly name: string;

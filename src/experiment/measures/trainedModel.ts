@@ -1,9 +1,9 @@
 // The model of a finished run, with the arithmetic of training: at its own K it gives the run's validation loss to the last digit.
 
-import { loadParameters, readModelConfig } from "../checkpoint/modelFolder.ts";
-import { Transformer } from "../model/transformer.ts";
-import { usesBf16 } from "../train/config.ts";
-import { type Validation, validate } from "../train/validate.ts";
+import { loadParameters, readModelConfig } from "../../checkpoint/modelFolder.ts";
+import { Transformer } from "../../model/transformer.ts";
+import { usesBf16 } from "../../train/config.ts";
+import { type Validation, validate } from "../../train/validate.ts";
 import type { MeasureContext } from "./measure.ts";
 
 /** Opens the model for `work`, which may validate it with any number of neurons kept, and closes it. */

@@ -1,11 +1,11 @@
 // The tables and sentences of an experiment's report, for the terminal, Markdown, CSV and the page alike.
 
-import { formatBytes, formatDuration, formatFixed, formatPercent } from "../report/format.ts";
-import type { Column, Table } from "../report/table.ts";
+import { formatBytes, formatDuration, formatFixed, formatPercent } from "../../report/format.ts";
+import type { Column, Table } from "../../report/table.ts";
+import type { Sweep } from "../measures/measure.ts";
+import type { Estimate } from "../statistics/paired.ts";
 import type { Difference } from "./compareArms.ts";
-import type { Sweep } from "./measure.ts";
 import type { ArmReport, ExperimentReport } from "./report.ts";
-import type { Estimate } from "./statistics.ts";
 
 const digits = (value: number) => formatFixed(value, 4);
 /** "+0.0012", "-0.0012", "0.0000". */

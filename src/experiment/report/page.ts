@@ -1,15 +1,15 @@
 // The HTML page of an experiment: the answer, differences, curves, neuron use, cost, and what was run.
-// Not here: the numbers (report.ts), tables and sentences (tables.ts), looks (report/page.ts, report/plot.ts).
+// Not here: the numbers (report.ts), tables and sentences (tables.ts), looks (src/report).
 
-import { formatCount } from "../report/format.ts";
-import { type Interval, intervalPlot } from "../report/intervals.ts";
-import { type Block, renderPage, type Section } from "../report/page.ts";
-import { barPlot, linePlot, type Series } from "../report/plot.ts";
+import { formatCount } from "../../report/format.ts";
+import { type Interval, intervalPlot } from "../../report/intervals.ts";
+import { type Block, renderPage, type Section } from "../../report/page.ts";
+import { barPlot, linePlot, type Series } from "../../report/plot.ts";
+import type { Sweep } from "../measures/measure.ts";
+import type { Estimate } from "../statistics/paired.ts";
 import type { CurvePoint } from "./compareArms.ts";
-import type { Sweep } from "./measure.ts";
 import type { RunRecord } from "./record.ts";
 import type { ArmReport, ExperimentReport } from "./report.ts";
-import type { Estimate } from "./statistics.ts";
 import {
   costTable,
   differenceTable,

@@ -1,13 +1,13 @@
-// The report of `overhead` as people see it: sentences, plot, tables, page, files. Not here: the numbers (overheadReport.ts).
+// The report of `overhead` as people see it: sentences, plot, tables, page, files. Not here: the numbers (report.ts).
 
 import { join } from "node:path";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { formatBytes, formatCount, formatFixed, formatPercent } from "../report/format.ts";
-import { renderPage } from "../report/page.ts";
-import { linePlot } from "../report/plot.ts";
-import { renderCsv, renderMarkdown, type Table } from "../report/table.ts";
-import { type OverheadReport, type OverheadRow, overheadTitle as title } from "./overheadReport.ts";
-import type { Verdict } from "./statistics.ts";
+import { writeFileAtomic } from "../../checkpoint/atomic.ts";
+import { formatBytes, formatCount, formatFixed, formatPercent } from "../../report/format.ts";
+import { renderPage } from "../../report/page.ts";
+import { linePlot } from "../../report/plot.ts";
+import { renderCsv, renderMarkdown, type Table } from "../../report/table.ts";
+import type { Verdict } from "../statistics/paired.ts";
+import { type OverheadReport, type OverheadRow, overheadTitle as title } from "./report.ts";
 
 const ratio = (value: number) => formatFixed(value, 3);
 

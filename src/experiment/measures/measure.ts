@@ -1,10 +1,10 @@
 // What a measure is: types only. A measure reads a finished run (its result, its model folder) and gives numbers; they are
 // kept in the run folder, so a measure that is added later works on finished runs.
 
-import type { Backend } from "../backends/backend.ts";
-import type { TrainConfig } from "../train/config.ts";
-import type { PreparedData } from "../train/data.ts";
-import type { TrainResult } from "../train/loop.ts";
+import type { Backend } from "../../backends/backend.ts";
+import type { TrainConfig } from "../../train/config.ts";
+import type { PreparedData } from "../../train/data.ts";
+import type { TrainResult } from "../../train/loop.ts";
 
 /** A number that a measure gives. */
 export interface Quantity {

@@ -3,16 +3,16 @@
 // expert's width for both; above its own K a MoNE runs with more neurons than it was trained with.
 // Letters: F expert width, K neurons kept, T tokens, V vocabulary.
 
-import { openStoredModel } from "../checkpoint/loadModel.ts";
-import { throwIfAborted } from "../errors.ts";
-import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
-import type { Transformer } from "../model/transformer.ts";
-import type { ExpertsOverride } from "../mone/expert.ts";
-import { forwardBatch } from "../study/evaluate.ts";
-import { linear } from "../tensor/ops.ts";
-import { logitDivergence, studyExperts } from "../tensor/studyOps.ts";
-import { Tape } from "../tensor/tape.ts";
-import { validationBatches } from "../text/batches.ts";
+import { openStoredModel } from "../../checkpoint/loadModel.ts";
+import { throwIfAborted } from "../../errors.ts";
+import { expertWidth, keptNeurons, type ModelConfig } from "../../model/config.ts";
+import type { Transformer } from "../../model/transformer.ts";
+import type { ExpertsOverride } from "../../mone/expert.ts";
+import { forwardBatch } from "../../study/evaluate.ts";
+import { linear } from "../../tensor/ops.ts";
+import { logitDivergence, studyExperts } from "../../tensor/studyOps.ts";
+import { Tape } from "../../tensor/tape.ts";
+import { validationBatches } from "../../text/batches.ts";
 import type { Measure, MeasureContext, Quantity } from "./measure.ts";
 import { withTrainedModel } from "./trainedModel.ts";
 

@@ -1,10 +1,10 @@
 // The report of `overhead` as data: from the benchmarks' results to ratios, round by round, with intervals and verdicts.
-// Not here: running them (overhead.ts), looks (overheadPage.ts).
+// Not here: running them (overhead.ts), looks (page.ts).
 
 import { join } from "node:path";
-import type { DecodeBench } from "../bench/decode.ts";
-import type { TrainBench } from "../bench/train.ts";
-import { type PairedDifference, pairedDifference } from "./statistics.ts";
+import type { DecodeBench } from "../../bench/decode.ts";
+import type { TrainBench } from "../../bench/train.ts";
+import { type PairedDifference, pairedDifference } from "../statistics/paired.ts";
 
 export const overheadTitle = "What choosing neurons costs and gains, by size of model";
 

@@ -3,7 +3,7 @@
 // degrees of freedom where one pair of arms has n - 1. Sound where all pairs of arms scatter alike, hence the tests. Pure
 // functions.
 
-import { RandomStream } from "../random.ts";
+import { RandomStream } from "../../random.ts";
 
 /** Spread of single runs. */
 export interface Spread {

@@ -6,20 +6,20 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { benchDecode, type DecodeBench } from "../bench/decode.ts";
-import { benchTrain, type TrainBench } from "../bench/train.ts";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { throwIfAborted, UsageError } from "../errors.ts";
-import { RunFolder } from "../train/runFolder.ts";
-import { writeOverhead } from "./overheadPage.ts";
+import { benchDecode, type DecodeBench } from "../../bench/decode.ts";
+import { benchTrain, type TrainBench } from "../../bench/train.ts";
+import { writeFileAtomic } from "../../checkpoint/atomic.ts";
+import { throwIfAborted, UsageError } from "../../errors.ts";
+import { RunFolder } from "../../train/runFolder.ts";
+import { defaultRoot, readJson } from "../store.ts";
+import { writeOverhead } from "./page.ts";
 import {
   type OverheadReport,
   overheadCases,
   overheadReport,
   overheadShare,
   overheadSizes,
-} from "./overheadReport.ts";
-import { defaultRoot, readJson } from "./store.ts";
+} from "./report.ts";
 
 export interface OverheadOptions {
   /** As for experiments; default `runs/experiments`. */

@@ -1,8 +1,8 @@
 // What a few seeds can say: intervals, paired differences, Holm's correction, the verdict in words, and how many seeds a
-// difference needs. Pure functions of numbers. Not here: where the numbers come from (report.ts), the spread of several arms
+// difference needs. Pure functions of numbers. Not here: where the numbers come from (report/), the spread of several arms
 // (spread.ts). Source: Holm 1979.
 
-import { UsageError } from "../errors.ts";
+import { UsageError } from "../../errors.ts";
 import { logGamma, normalBelow, tQuantile, tTwoSided } from "./distributions.ts";
 import type { Spread } from "./spread.ts";
 

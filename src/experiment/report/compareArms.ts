@@ -1,11 +1,11 @@
 // What arms differ by: pair by pair of runs of one seed, with intervals by the spread of all arms where that is sound, of
-// values after the run and of curves on the way. Not here: the arithmetic (statistics.ts, spread.ts).
+// values after the run and of curves on the way. Not here: the arithmetic (statistics/).
 
-import type { PlannedRun } from "./arms.ts";
-import type { Quantity } from "./measure.ts";
+import type { PlannedRun } from "../arms.ts";
+import type { Quantity } from "../measures/measure.ts";
+import { type PairedDifference, pairedDifference, seedsNeeded } from "../statistics/paired.ts";
+import { type ArmsSpread, leastAlike, type Spread, spreadOf } from "../statistics/spread.ts";
 import type { CurveStep, RunRecord } from "./record.ts";
-import { type ArmsSpread, leastAlike, type Spread, spreadOf } from "./spread.ts";
-import { type PairedDifference, pairedDifference, seedsNeeded } from "./statistics.ts";
 
 export interface Difference extends PairedDifference {
   readonly against: string;
