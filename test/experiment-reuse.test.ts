@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { UsageError } from "../src/errors.ts";
 import type { ExperimentReport } from "../src/experiment/report/report.ts";
+import { reportInWords } from "../src/experiment/report/tables.ts";
 import { readReport } from "../src/experiment/reuse.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { experimentStatus } from "../src/experiment/status.ts";
@@ -127,6 +128,12 @@ test("some seeds from a report, the others computed: as if all were computed", a
   assert.equal(two.steps, whole.steps / 2);
   const first = ({ report }: Ran) => report.arms.map(({ runs }) => runs[0]);
   assert.deepEqual(first(two), first(one), "taken ones with their times");
+});
+
+test("backends that round differently are named; numbers of threads make no difference", () => {
+  const words = (...backends: string[]) => reportInWords({ ...whole.report, backends }).join(" ");
+  assert.doesNotMatch(words("cpu (avx2, 1 thread)", "cpu (avx2, 2 threads)"), /backends/);
+  assert.match(words("cpu (avx2, 2 threads)", "cpu (avx512, 2 threads)"), /different backends \(cpu \(avx2/);
 });
 
 test("a report without what is measured is not enough, and is named once; one with more gives what is measured", async () => {

@@ -67,7 +67,7 @@ export interface ExperimentReport {
   readonly arms: readonly ArmReport[];
   /** Losses of every two arms, each arm against those before it, corrected over all of them; none of more than 8 arms. */
   readonly pairs: readonly (Difference & { readonly arm: string })[];
-  /** More than one: runs of different backends agree only to rounding. */
+  /** With their threads. Runs of different ones agree only to rounding; numbers of threads change times alone. */
   readonly backends: readonly string[];
   readonly finishedAt: string;
 }

@@ -349,7 +349,8 @@ export function reportInWords(report: ExperimentReport): string[] {
   return [
     ...(finished < planned ? [`Not finished: ${finished} of ${planned} runs.`] : []),
     ...(compared.length > 0 ? sentences : ["There is nothing to compare yet."]),
-    ...(backends.length > 1
+    // A backend computes the same with any number of threads.
+    ...(new Set(backends.map((name) => name.replace(/, \d+ threads?/, ""))).size > 1
       ? [
           `The runs were computed on different backends (${backends.join("; ")}), which agree only to rounding.`,
         ]
