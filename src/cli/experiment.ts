@@ -221,6 +221,7 @@ async function showStatus({ output }: Context, root: string | undefined): Promis
     output.line(`${folder}: ${title}; ${finished} of ${runs.length} runs finished`);
     for (const { arm, seed, state, steps, of } of runs) {
       if (state === "begun") output.line(`  ${arm}, seed ${seed}: step ${steps} of ${of}`);
+      if (state === "diverged") output.line(`  ${arm}, seed ${seed}: diverged after step ${steps}`);
     }
   }
   for (const { folder, title, measured, of } of overheads) {

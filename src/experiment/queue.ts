@@ -12,14 +12,23 @@ import { InUse, lookAgainMs } from "../checkpoint/lock.ts";
 import { throwIfAborted } from "../errors.ts";
 import { resolveTrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { PreparedData } from "../train/data.ts";
-import { type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
+import { Diverged, type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedPhase, PlannedRun } from "./arms.ts";
 import { measureNamed } from "./measures/catalogue.ts";
 import type { MeasureContext, Measured } from "./measures/measure.ts";
 import { withTrainedModel } from "./measures/trainedModel.ts";
 import type { TakenRun } from "./reuse.ts";
-import { lockRun, measurePath, readJson, removeTorn, runPath, tidy } from "./store.ts";
+import {
+  divergedFile,
+  failureOf,
+  lockRun,
+  measurePath,
+  readJson,
+  removeTorn,
+  runPath,
+  tidy,
+} from "./store.ts";
 
 /** A run of the queue, as whoever waits for it is told. */
 export interface QueueEvent {
@@ -52,7 +61,8 @@ export interface QueueOptions {
 /**
  * Finishes all runs, in the order of the plan but for those that other processes work on; waits for these last.
  * @param afterRun follows each finished run.
- * @throws what `train` throws, and the signal's reason; a run that another process gave up is taken up here.
+ * @throws what `train` throws, and the signal's reason; a run that another process gave up is taken up here. One that diverges
+ * is announced, marked (diverged.json) and left out: an arm that cannot be trained is a result, and the others go on.
  */
 export async function workOff(
   plan: readonly PlannedRun[],
@@ -70,10 +80,14 @@ export async function workOff(
         const ahead = stepsAfter(item.run, later, options);
         await finish(item.run, { ...item.place, ahead }, options);
       } catch (error) {
-        if (!(error instanceof InUse)) throw error;
-        left.push(item);
-        wanted ||= `waiting for ${error.holder}, which works on ${item.run.arm}, seed ${item.run.seed}`;
-        continue;
+        const name = `${item.run.arm}, seed ${item.run.seed}`;
+        if (error instanceof InUse) {
+          left.push(item);
+          wanted ||= `waiting for ${error.holder}, which works on ${name}`;
+          continue;
+        }
+        if (!(error instanceof Diverged)) throw error;
+        options.announce(`${name} diverged (${error.reason}) and is left out`);
       }
       await afterRun();
     }
@@ -88,7 +102,7 @@ export async function workOff(
 
 /**
  * Trains and measures one run, or what is missing of it; nothing of one that is taken from a report.
- * @throws InUse if another process works on it, or on a phase that it needs.
+ * @throws InUse if another process works on it, or on a phase that it needs; Diverged if its loss is not finite, now or before.
  */
 async function finish(
   run: PlannedRun,
@@ -117,6 +131,8 @@ async function finish(
   try {
     const trainPhase = async (phase: PlannedPhase, i: number) => {
       if (isTrained(phase)) return;
+      const failure = failureOf(root, phase);
+      if (failure !== undefined) throw new Diverged(`${runPath(root, phase.hash)}: ${failure}`, failure);
       const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
       const input = { ...phase.input, ...(startFrom && { startFrom }) };
       await trainRun(runPath(root, phase.hash), input, begin(), options);
@@ -151,10 +167,11 @@ function isTrainedIn(root: string, { hash }: PlannedPhase): boolean {
   return existsSync(join(runPath(root, hash), "result.json"));
 }
 
-/** Steps that training `later` takes after `run`; what they share counts once, what is trained or in a report not at all. */
+/** Steps that training `later` takes after `run`; what they share counts once, what is trained, in a report or diverged not at all. */
 function stepsAfter(run: PlannedRun, later: readonly PlannedRun[], { root, takenOf }: QueueOptions): number {
   const phasesOf = ({ before = [], ...last }: PlannedRun): PlannedPhase[] => [...before, last];
-  const phases = later.flatMap((one) => (takenOf(one) ? [] : phasesOf(one)));
+  const isOpen = (one: PlannedRun) => !takenOf(one) && failureOf(root, one) === undefined;
+  const phases = later.flatMap((one) => (isOpen(one) ? phasesOf(one) : []));
   const steps = new Map(phases.map(({ hash, input }) => [hash, input.steps as number]));
   for (const phase of phases) if (isTrainedIn(root, phase)) steps.delete(phase.hash);
   for (const { hash } of phasesOf(run)) steps.delete(hash);
@@ -187,19 +204,27 @@ async function trainRun(
   let peakBytes = process.memoryUsage.rss();
   const resume = existsSync(join(path, "config.json"));
   if (resume && input.startFrom) await pointTo(path, input.startFrom);
-  await train({
-    ...(resume ? {} : input),
-    out: path,
-    resume,
-    backend,
-    prepared,
-    signal,
-    announce,
-    onStep(record, steps) {
-      peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
-      onStep?.(record, steps);
-    },
-  });
+  try {
+    await train({
+      ...(resume ? {} : input),
+      out: path,
+      resume,
+      backend,
+      prepared,
+      signal,
+      announce,
+      onStep(record, steps) {
+        peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
+        onStep?.(record, steps);
+      },
+    });
+  } catch (error) {
+    if (error instanceof Diverged) {
+      const { message, reason } = error;
+      await writeFileAtomic(join(path, divergedFile), `${JSON.stringify({ reason, message })}\n`);
+    }
+    throw error;
+  }
   const cost = { peakBytes, finishedAt: new Date().toISOString() };
   await writeFileAtomic(join(path, "cost.json"), `${JSON.stringify(cost)}\n`);
 }

@@ -26,7 +26,7 @@ import { buildReport, type ExperimentReport } from "./report/report.ts";
 import { writeReport } from "./report/writeReport.ts";
 import { keepTaken, readReport, readTaken, reuseInWords, takenFor } from "./reuse.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { defaultRoot, type QueuedRun, readFinished, readJson } from "./store.ts";
+import { defaultRoot, failureOf, type QueuedRun, readFinished, readJson } from "./store.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
   /** Where runs, data and experiments are kept; default `runs/experiments`. */
@@ -124,7 +124,8 @@ export async function experiment(
   const takenOf = (run: PlannedRun) => takenFor(taken, run, quantities);
   const queue = plan.map((run): QueuedRun => ({ ...run, ...(takenOf(run) && { taken: true }) }));
   await alone(() => writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(queue, null, 2)}\n`));
-  const computed = plan.filter((run) => !takenOf(run) && !own(run));
+  const isDone = (run: PlannedRun) => !!takenOf(run) || !!own(run) || failureOf(root, run) !== undefined;
+  const computed = plan.filter((run) => !isDone(run));
   for (const line of reuseInWords(reports, taken, { plan, computed, quantities })) announce(line);
   options.onPlanned?.(folder, computed.length);
 
@@ -138,9 +139,9 @@ export async function experiment(
     const finished = own(run);
     return finished ? recordOf(run, finished) : takenOf(run)?.record;
   };
-  const build = () => buildReport(whole, plan, recordFor, about);
+  const build = () => buildReport(whole, plan, recordFor, (run) => failureOf(root, run), about);
   const finishedSeeds = () =>
-    whole.seeds.filter((seed) => plan.every((run) => run.seed !== seed || takenOf(run) || own(run))).length;
+    whole.seeds.filter((seed) => plan.every((run) => run.seed !== seed || isDone(run))).length;
   let reported = 0;
   await workOff(plan, { ...options, root, prepared, measures, takenOf, announce }, async () => {
     const finished = finishedSeeds();

@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { PlannedPhase } from "./arms.ts";
 import { overheadCases, overheadTitle } from "./overhead/report.ts";
-import { defaultRoot, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
+import { defaultRoot, failureOf, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
 
 /** How far an experiment is. */
 export interface ExperimentStatus {
@@ -21,7 +21,7 @@ export interface ExperimentStatus {
   }[];
 }
 
-export type RunState = "finished" | "begun" | "waiting";
+export type RunState = "finished" | "diverged" | "begun" | "waiting";
 
 /** How far an `overhead` is. */
 export interface OverheadStatus {
@@ -53,9 +53,11 @@ function statusOf(
   const state =
     taken || existsSync(join(path, "result.json"))
       ? "finished"
-      : phases.some(({ hash }) => existsSync(runPath(root, hash)))
-        ? "begun"
-        : "waiting";
+      : failureOf(root, { ...last, before }) !== undefined
+        ? "diverged"
+        : phases.some(({ hash }) => existsSync(runPath(root, hash)))
+          ? "begun"
+          : "waiting";
   const of = sum(({ input }) => input.steps as number);
   return { arm, seed, steps: taken ? of : sum(({ hash }) => stepsDone(root, hash)), of, state, path };
 }

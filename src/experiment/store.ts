@@ -39,6 +39,20 @@ export function measurePath(path: string, name: string, prunedTo?: number): stri
   return join(path, folder, `${name}.json`);
 }
 
+/** Of a run that diverged: its configuration does so every time, so nobody tries again while this file is there. */
+export const divergedFile = "diverged.json";
+
+/** Why a run cannot be finished ("loss NaN at step 12"), if it or a phase before it diverged. */
+export function failureOf(
+  root: string,
+  { hash, before = [] }: Pick<PlannedRun, "hash" | "before">,
+): string | undefined {
+  const path = [...before.map((phase) => phase.hash), hash]
+    .map((one) => join(runPath(root, one), divergedFile))
+    .find((one) => existsSync(one));
+  return path && readJson<{ reason: string }>(path).reason;
+}
+
 /** What training took; depends on the clock, unlike everything else. */
 export interface StoredCost {
   /** Largest resident memory of the process while it trained, in bytes. */

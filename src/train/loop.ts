@@ -77,7 +77,7 @@ export interface TrainResult {
 /**
  * Trains a model. Everything that decides the result is in the configuration, so the same options give the same run,
  * and a run that was killed and resumed ends in the same weights, bit for bit, on the same backend.
- * @throws UsageError for settings or data that cannot work; RunError for a loss that is not finite, damaged
+ * @throws UsageError for settings or data that cannot work; Diverged for a loss that is not finite; RunError for damaged
  * checkpoints, a full disk.
  */
 export async function train(options: TrainOptions = {}): Promise<TrainResult> {
@@ -199,17 +199,29 @@ function refuseOtherTokenizer(startFrom: string | null, tokenizer: Tokenizer): v
   );
 }
 
+/** A loss or gradient is not finite. The same configuration does it again. */
+export class Diverged extends RunError {
+  /** "loss NaN at step 12". */
+  readonly reason: string;
+
+  constructor(message: string, reason: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
 function notFinite(
   run: RunFolder,
   step: number,
   position: number,
   { loss, gradientNorm }: StepMetrics,
-): RunError {
+): Diverged {
   const good = run.checkpoints().at(-1);
-  return new RunError(
+  return new Diverged(
     `Step ${step} of ${run.path} gave loss ${loss} and gradient norm ${gradientNorm} (batch from sequence ${position} on); ` +
       `${good ? `the last good checkpoint is ${good.path}` : "there is no checkpoint yet"}. ` +
       "Lower the learning rate or raise warm-up.",
+    `${Number.isFinite(loss) ? `gradient norm ${gradientNorm}` : `loss ${loss}`} at step ${step}`,
   );
 }
 

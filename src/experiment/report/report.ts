@@ -53,6 +53,8 @@ export interface ExperimentReport {
   readonly margin: number;
   readonly finished: number;
   readonly planned: number;
+  /** Runs that cannot be finished, and why; differences are of the other seeds. */
+  readonly diverged: readonly { readonly arm: string; readonly seed: number; readonly reason: string }[];
   readonly about: { corpus: string; trainTokens: number; heldOutTokens: number; vocabSize: number };
   /** Of the baseline: how it is trained, and the model's configuration. Other arms differ as their descriptions say. */
   readonly settings: {
@@ -72,11 +74,12 @@ export interface ExperimentReport {
   readonly finishedAt: string;
 }
 
-/** @param recordFor gives the record of a finished run; runs without one are left out. */
+/** @param recordFor gives the record of a finished run; runs without one are left out. @param failureOf why a run diverged. */
 export function buildReport(
   experiment: Experiment,
   plan: readonly PlannedRun[],
   recordFor: (run: PlannedRun) => RunRecord | undefined,
+  failureOf: (run: PlannedRun) => string | undefined,
   about: ExperimentReport["about"],
 ): ExperimentReport {
   const names = withLoss(experiment.measure);
@@ -136,6 +139,10 @@ export function buildReport(
     margin: experiment.margin,
     finished: runs.length,
     planned: plan.length,
+    diverged: plan.flatMap((run) => {
+      const reason = recordFor(run) ? undefined : failureOf(run);
+      return reason === undefined ? [] : [{ arm: run.arm, seed: run.seed, reason }];
+    }),
     about,
     settings: settingsOf(experiment, plan, about.vocabSize),
     quantities,

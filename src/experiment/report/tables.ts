@@ -340,14 +340,19 @@ const SENTENCES = 6;
 
 /** The report's answer: a sentence an arm, or one a verdict, and what is missing. */
 export function reportInWords(report: ExperimentReport): string[] {
-  const { finished, planned, backends, arms } = report;
+  const { finished, planned, backends, arms, diverged } = report;
   const compared = arms.filter(({ differences }) => differences.loss);
   const sentences =
     compared.length > SENTENCES
       ? verdictSentences(compared)
       : [compared.flatMap((arm) => sentenceOf(arm) ?? []).join(" ")];
   return [
-    ...(finished < planned ? [`Not finished: ${finished} of ${planned} runs.`] : []),
+    ...(finished + diverged.length < planned ? [`Not finished: ${finished} of ${planned} runs.`] : []),
+    ...(diverged.length > 0
+      ? [
+          `Diverged: ${diverged.map(({ arm, seed, reason }) => `${arm}, seed ${seed} (${reason})`).join("; ")}. Their arms are compared over the other seeds only, which flatters them.`,
+        ]
+      : []),
     ...(compared.length > 0 ? sentences : ["There is nothing to compare yet."]),
     // A backend computes the same with any number of threads.
     ...(new Set(backends.map((name) => name.replace(/, \d+ threads?/, ""))).size > 1
