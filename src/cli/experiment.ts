@@ -27,7 +27,7 @@ interface ExperimentFlags {
   readonly processes?: number;
 }
 
-/** Not a file of arms and seeds, but run and reported like one (experiment/overhead.ts). */
+/** Not a file of arms and seeds, but run and reported like one (experiment/overhead/overhead.ts). */
 const overheadName = "overhead";
 
 const seedList = (text: string) => text.split(",").map(Number);

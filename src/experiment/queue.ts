@@ -22,8 +22,11 @@ import type { TakenRun } from "./reuse.ts";
 import {
   divergedFile,
   failureOf,
+  isFinished,
+  isTrained,
   lockRun,
   measurePath,
+  missingMeasures,
   readJson,
   removeTorn,
   runPath,
@@ -113,24 +116,23 @@ async function finish(
   const { arm, seed, before = [], hash, prunedTo } = run;
   throwIfAborted(signal);
   const path = runPath(root, hash);
-  const missing = () => measures.filter((name) => !existsSync(measurePath(path, name, prunedTo)));
+  const missing = () => missingMeasures(root, run, measures);
   const phases = [...before, run];
-  const isTrained = (phase: PlannedPhase) => isTrainedIn(root, phase);
-  const isFinished = () => phases.every(isTrained) && missing().length === 0;
+  const areTrained = () => phases.every((phase) => isTrained(root, phase.hash));
   const tell = (how: { reused: boolean; from?: string }) => options.onRun?.({ arm, seed, ...place, ...how });
 
-  const from = isFinished() ? undefined : options.takenOf(run)?.from;
+  const from = isFinished(root, run, measures) ? undefined : options.takenOf(run)?.from;
   if (from !== undefined) return tell({ reused: true, from });
   let backend: Backend | undefined;
   /** Of this run alone, so that the memory of one arm does not stay with the next; opened once there is work. */
   const begin = (): Backend => {
-    if (!backend) tell({ reused: phases.every(isTrained) });
+    if (!backend) tell({ reused: areTrained() });
     backend ??= openBackend({ threads }, announce);
     return backend;
   };
   try {
     const trainPhase = async (phase: PlannedPhase, i: number) => {
-      if (isTrained(phase)) return;
+      if (isTrained(root, phase.hash)) return;
       const failure = failureOf(root, phase);
       if (failure !== undefined) throw new Diverged(`${runPath(root, phase.hash)}: ${failure}`, failure);
       const startFrom = i > 0 ? modelOf(runPath(root, phases[i - 1].hash)) : undefined;
@@ -138,9 +140,9 @@ async function finish(
       await trainRun(runPath(root, phase.hash), input, begin(), options);
     };
     for (const [i, phase] of before.entries()) {
-      if (!isTrained(phase)) await locked(root, phase.hash, () => trainPhase(phase, i));
+      if (!isTrained(root, phase.hash)) await locked(root, phase.hash, () => trainPhase(phase, i));
     }
-    if (!isFinished()) {
+    if (!isFinished(root, run, measures)) {
       await locked(root, hash, async () => {
         await trainPhase(run, before.length);
         if (missing().length === 0) return;
@@ -163,17 +165,13 @@ async function finish(
   }
 }
 
-function isTrainedIn(root: string, { hash }: PlannedPhase): boolean {
-  return existsSync(join(runPath(root, hash), "result.json"));
-}
-
 /** Steps that training `later` takes after `run`; what they share counts once, what is trained, in a report or diverged not at all. */
 function stepsAfter(run: PlannedRun, later: readonly PlannedRun[], { root, takenOf }: QueueOptions): number {
   const phasesOf = ({ before = [], ...last }: PlannedRun): PlannedPhase[] => [...before, last];
   const isOpen = (one: PlannedRun) => !takenOf(one) && failureOf(root, one) === undefined;
   const phases = later.flatMap((one) => (isOpen(one) ? phasesOf(one) : []));
   const steps = new Map(phases.map(({ hash, input }) => [hash, input.steps as number]));
-  for (const phase of phases) if (isTrainedIn(root, phase)) steps.delete(phase.hash);
+  for (const phase of phases) if (isTrained(root, phase.hash)) steps.delete(phase.hash);
   for (const { hash } of phasesOf(run)) steps.delete(hash);
   return [...steps.values()].reduce((sum, one) => sum + one, 0);
 }

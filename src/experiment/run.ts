@@ -26,7 +26,7 @@ import { buildReport, type ExperimentReport } from "./report/report.ts";
 import { writeReport } from "./report/writeReport.ts";
 import { keepTaken, readReport, readTaken, reuseInWords, takenFor } from "./reuse.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { defaultRoot, failureOf, type QueuedRun, readFinished, readJson } from "./store.ts";
+import { defaultRoot, failureOf, isFinished, type QueuedRun, readFinished, readJson } from "./store.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
   /** Where runs, data and experiments are kept; default `runs/experiments`. */
@@ -124,7 +124,8 @@ export async function experiment(
   const takenOf = (run: PlannedRun) => takenFor(taken, run, quantities);
   const queue = plan.map((run): QueuedRun => ({ ...run, ...(takenOf(run) && { taken: true }) }));
   await alone(() => writeFileAtomic(join(folder, "plan.json"), `${JSON.stringify(queue, null, 2)}\n`));
-  const isDone = (run: PlannedRun) => !!takenOf(run) || !!own(run) || failureOf(root, run) !== undefined;
+  const isDone = (run: PlannedRun) =>
+    !!takenOf(run) || isFinished(root, run, measures) || failureOf(root, run) !== undefined;
   const computed = plan.filter((run) => !isDone(run));
   for (const line of reuseInWords(reports, taken, { plan, computed, quantities })) announce(line);
   options.onPlanned?.(folder, computed.length);

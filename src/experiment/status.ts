@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { PlannedPhase } from "./arms.ts";
 import { overheadCases, overheadTitle } from "./overhead/report.ts";
-import { defaultRoot, failureOf, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
+import { defaultRoot, failureOf, isTrained, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
 
 /** How far an experiment is. */
 export interface ExperimentStatus {
@@ -51,7 +51,7 @@ function statusOf(
   const path = runPath(root, last.hash);
   const sum = (of: (phase: PlannedPhase) => number) => phases.reduce((total, phase) => total + of(phase), 0);
   const state =
-    taken || existsSync(join(path, "result.json"))
+    taken || isTrained(root, last.hash)
       ? "finished"
       : failureOf(root, { ...last, before }) !== undefined
         ? "diverged"

@@ -39,6 +39,29 @@ export function measurePath(path: string, name: string, prunedTo?: number): stri
   return join(path, folder, `${name}.json`);
 }
 
+export function isTrained(root: string, hash: string): boolean {
+  return existsSync(join(runPath(root, hash), "result.json"));
+}
+
+/** Of these measures, those that were not made of the run yet. */
+export function missingMeasures(
+  root: string,
+  { hash, prunedTo }: Pick<PlannedRun, "hash" | "prunedTo">,
+  measures: readonly string[],
+): string[] {
+  return measures.filter((name) => !existsSync(measurePath(runPath(root, hash), name, prunedTo)));
+}
+
+/** Whether `readFinished` has something to read. */
+export function isFinished(
+  root: string,
+  run: Pick<PlannedRun, "hash" | "before" | "prunedTo">,
+  measures: readonly string[],
+): boolean {
+  const hashes = [...(run.before ?? []).map(({ hash }) => hash), run.hash];
+  return hashes.every((hash) => isTrained(root, hash)) && missingMeasures(root, run, measures).length === 0;
+}
+
 /** Of a run that diverged: its configuration does so every time, so nobody tries again while this file is there. */
 export const divergedFile = "diverged.json";
 
@@ -71,25 +94,21 @@ export interface FinishedRun {
 /** A run with all these measures, its phases as one; undefined while something is missing. */
 export function readFinished(
   root: string,
-  { hash, before = [], prunedTo }: Pick<PlannedRun, "hash" | "before" | "prunedTo">,
+  run: Pick<PlannedRun, "hash" | "before" | "prunedTo">,
   measures: readonly string[],
 ): FinishedRun | undefined {
-  const measured: Record<string, Measured> = {};
-  for (const name of measures) {
-    const path = measurePath(runPath(root, hash), name, prunedTo);
-    if (!existsSync(path)) return undefined;
-    measured[name] = readJson<Measured>(path);
-  }
+  if (!isFinished(root, run, measures)) return undefined;
+  const { hash, before = [], prunedTo } = run;
+  const measured = Object.fromEntries(
+    measures.map((name) => [name, readJson<Measured>(measurePath(runPath(root, hash), name, prunedTo))]),
+  );
   const phases = [...before.map((phase) => phase.hash), hash].map((one) => readPhase(runPath(root, one)));
-  const parts = phases.filter((phase) => phase !== undefined);
-  if (parts.length < phases.length) return undefined;
-  return { ...parts.reduce(joined), measured };
+  return { ...phases.reduce(joined), measured };
 }
 
 type Phase = Omit<FinishedRun, "measured">;
 
-function readPhase(path: string): Phase | undefined {
-  if (!existsSync(join(path, "result.json"))) return undefined;
+function readPhase(path: string): Phase {
   const costPath = join(path, "cost.json");
   return {
     result: readJson<TrainResult>(join(path, "result.json")),

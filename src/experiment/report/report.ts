@@ -85,10 +85,10 @@ export function buildReport(
   const names = withLoss(experiment.measure);
   const quantities = quantitiesOf(names);
   const sweeps = names.flatMap((name) => measureNamed(name).sweep ?? []);
-  const runs = plan.flatMap((planned) => {
-    const record = recordFor(planned);
-    return record ? [{ arm: planned.arm, record: measuredOnly(record, names) }] : [];
-  });
+  const found = plan.map((planned) => ({ planned, record: recordFor(planned) }));
+  const runs = found.flatMap(({ planned: { arm }, record }) =>
+    record ? [{ arm, record: measuredOnly(record, names) }] : [],
+  );
   const ofArm = (name: string) => runs.filter(({ arm }) => arm === name).map(({ record }) => record);
   const comparison = new ArmComparison(plan, ofArm, quantities, experiment.margin);
   const arms = experiment.arms.map((arm): ArmReport => {
@@ -139,9 +139,9 @@ export function buildReport(
     margin: experiment.margin,
     finished: runs.length,
     planned: plan.length,
-    diverged: plan.flatMap((run) => {
-      const reason = recordFor(run) ? undefined : failureOf(run);
-      return reason === undefined ? [] : [{ arm: run.arm, seed: run.seed, reason }];
+    diverged: found.flatMap(({ planned, record }) => {
+      const reason = record ? undefined : failureOf(planned);
+      return reason === undefined ? [] : [{ arm: planned.arm, seed: planned.seed, reason }];
     }),
     about,
     settings: settingsOf(experiment, plan, about.vocabSize),
