@@ -149,6 +149,13 @@ test("a run that a living process has comes last, and is taken up when that proc
   assert.equal(begun.at(-1), "MoE 1", `${begun}`);
   assert.deepEqual(timeless(report), timeless(whole.report));
   assert.deepEqual(leftIn("held"), []);
+
+  // It might have died after training, or after its last measure: nobody has a reason to take these locks, and yet they go.
+  for (const lock of [`${moe.runs[0].hash}.lock`, join(moe.runs[0].hash, "lock")]) {
+    writeFileSync(at("held", "runs", lock), JSON.stringify(holder));
+  }
+  assert.deepEqual((await work("held", { resume: true })).begun, []);
+  assert.deepEqual(leftIn("held"), []);
 });
 
 test("who was overtaken by a process with other options leaves the report to it", async () => {

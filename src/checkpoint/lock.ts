@@ -52,6 +52,16 @@ export function lockFile(path: string, subject: LockSubject): () => void {
   };
 }
 
+/** Deletes the lock at `path` if a dead process left it: nobody takes over what guards finished work. */
+export function removeDeadLock(path: string): void {
+  if (readIfThere(path) === undefined) return;
+  try {
+    lockFile(path, { what: path })();
+  } catch (error) {
+    if (!(error instanceof InUse)) throw error;
+  }
+}
+
 /** Between two looks at a lock that another process has. */
 export const lookAgainMs = 250;
 

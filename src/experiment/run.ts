@@ -26,7 +26,15 @@ import { buildReport, type ExperimentReport } from "./report/report.ts";
 import { writeReport } from "./report/writeReport.ts";
 import { keepTaken, readReport, readTaken, reuseInWords, takenFor } from "./reuse.ts";
 import type { Experiment, ExperimentSize } from "./spec.ts";
-import { defaultRoot, failureOf, isFinished, type QueuedRun, readFinished, readJson } from "./store.ts";
+import {
+  defaultRoot,
+  failureOf,
+  isFinished,
+  type QueuedRun,
+  readFinished,
+  readJson,
+  sweepLocks,
+} from "./store.ts";
 
 export interface ExperimentOptions extends ExperimentSize {
   /** Where runs, data and experiments are kept; default `runs/experiments`. */
@@ -104,6 +112,7 @@ export async function experiment(
   };
   const { whole, taken, config } = await alone(async () => {
     removeLeftovers(folder);
+    sweepLocks(root);
     const begun = readBegun(folder, resume);
     const whole = sizedExperiment(spec, options.size, { ...begun?.given, ...given });
     // Kept before config.json, which is what makes it begun, so that no kill can make a resumed one forget them.

@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { removeLeftovers } from "../checkpoint/atomic.ts";
-import { lockFile } from "../checkpoint/lock.ts";
+import { lockFile, removeDeadLock } from "../checkpoint/lock.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
 import type { PlannedRun } from "./arms.ts";
@@ -31,6 +31,16 @@ export function lockRun(root: string, hash: string): () => void {
   mkdirSync(join(root, "runs"), { recursive: true });
   const path = runPath(root, hash);
   return lockFile(`${path}.lock`, { what: `run ${path}` });
+}
+
+/** Deletes the locks, and locks half made, that dead processes left beside the runs. */
+export function sweepLocks(root: string): void {
+  const runs = join(root, "runs");
+  if (!existsSync(runs)) return;
+  removeLeftovers(runs);
+  for (const name of readdirSync(runs)) {
+    if (name.endsWith(".lock")) removeDeadLock(join(runs, name));
+  }
 }
 
 /** @param prunedTo K when measured, if it is not the run's. */
@@ -170,8 +180,8 @@ function isReadable(path: string): boolean {
 }
 
 /**
- * Throws away what a finished run does not need: its optimiser's state, two thirds of its size, and files that a kill left
- * half written. The models stay.
+ * Throws away what a finished run does not need: its optimiser's state, two thirds of its size, and what a kill left: files
+ * half written, the lock of who trained it. The models stay.
  */
 export function tidy(path: string): void {
   for (const checkpoint of RunFolder.open(path).checkpoints()) {
@@ -183,6 +193,7 @@ export function tidy(path: string): void {
     if (entry.isDirectory()) folders.push(join(measures, entry.name));
   }
   for (const folder of folders) removeLeftovers(folder);
+  removeDeadLock(join(path, "lock"));
 }
 
 export function readJson<T>(path: string): T {
