@@ -1,6 +1,6 @@
 // One MoNE layer against an independent implementation in PyTorch (test/fixtures/train): outputs for every
-// activation, router choices, kept sets, both balance losses in all variants, and every gradient. On the reference
-// backend and on every instruction level.
+// activation, router choices, kept sets, both balance losses in all variants, and every gradient; and a dense layer
+// against a mixture of one expert. On the reference backend and on every instruction level.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -9,8 +9,9 @@ import type { Backend } from "../src/backends/backend.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import type { Activation } from "../src/kernels/activation.ts";
 import { linear } from "../src/kernels/linear.ts";
-import { type LayerOptions, mixtureLayer } from "../src/mone/layer.ts";
+import { denseLayer, type LayerBalance, type LayerOptions, mixtureLayer } from "../src/mone/layer.ts";
 import type { NeuronScore } from "../src/mone/loadBalance.ts";
+import { RandomStream } from "../src/random.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { Parameter, sizeOf, type Tensor } from "../src/tensor/tensor.ts";
 import { allBackends, maxAbs, maxDifference } from "./support/backends.ts";
@@ -154,4 +155,77 @@ for (const { name: backendName, open } of allBackends) {
       file.close();
     });
   }
+}
+
+for (const { name: backendName, open } of allBackends) {
+  test(`a dense layer is a mixture of one expert: output, neuron balance, gradients on ${backendName}`, async () => {
+    const backend = open();
+    const random = new RandomStream(5, "dense layer");
+    const normal = (count: number, deviation: number) => {
+      const values = new Float32Array(count);
+      random.fillNormal(values, deviation);
+      return values;
+    };
+    const make = (name: string, ...shape: number[]) => {
+      const parameter = new Parameter(name, backend.allocate("f32", sizeOf(shape)), shape, true);
+      backend.write(parameter.buffer, normal(sizeOf(shape), 0.5));
+      return parameter;
+    };
+    const x = make("x", T, D);
+    const expert = {
+      router: make("router", 1, D),
+      gate: make("gate", 1, F, D),
+      up: make("up", 1, F, D),
+      down: make("down", 1, D, F),
+    };
+    /** The same memory without the dimension of experts. */
+    const asDense = ({ name, buffer, shape }: Parameter) => new Parameter(name, buffer, shape.slice(1), true);
+    const dense = { gate: asDense(expert.gate), up: asDense(expert.up), down: asDense(expert.down) };
+    const R = normal(T * D, 1);
+    const numbers = async (tensor: Tensor) => [...(await backend.read(tensor.buffer, 0, tensor.size))];
+
+    /** Everything that comes out of a layer and its objective. */
+    const outcome = async (
+      layer: (tape: Tape) => { output: Tensor } & LayerBalance,
+      parameters: readonly Parameter[],
+    ) => {
+      const tape = new Tape(backend, { recording: true });
+      const { output, balanceLoss, usage } = layer(tape);
+      const sum = tape.keep(linkedSum(tape, output, R));
+      const { neurons } = balanceLoss;
+      assert.ok(neurons && usage.neurons);
+      const values = await Promise.all([output, tape.keep(neurons), tape.keep(usage.neurons)].map(numbers));
+      tape.backward([
+        { loss: sum, weight: 1 },
+        { loss: neurons, weight: 3 },
+      ]);
+      const gradients = await Promise.all(parameters.map((one) => numbers(one.gradientTensor(backend))));
+      tape.release();
+      for (const parameter of parameters) parameter.clearGradient(backend);
+      return [...values, ...gradients];
+    };
+    for (const normalise of ["l1", "none"] as const) {
+      for (const masked of ["all", "topk"] as const) {
+        const options = { ...OPTIONS, active: 1, neuronScore: { normalise, masked } };
+        const { gate, up, down } = expert;
+        const mixture = await outcome((tape) => mixtureLayer(tape, x, expert, options), [x, gate, up, down]);
+        const alone = await outcome(
+          (tape) => denseLayer(tape, x, dense, options),
+          [x, ...Object.values(dense)],
+        );
+        for (const [i, values] of mixture.entries()) {
+          assert.ok(maxAbs(Float32Array.from(values)) > 0.01, `${i} is not all zeros`);
+          assert.ok(
+            maxDifference(Float32Array.from(alone[i]), Float32Array.from(values)) < 1e-5,
+            `${i}, ${normalise}, ${masked}`,
+          );
+        }
+      }
+    }
+    const tape = new Tape(backend, { recording: false });
+    const all = denseLayer(tape, x, dense, { ...OPTIONS, kept: F });
+    assert.deepEqual({ ...all.balanceLoss, ...all.usage }, {}, "nothing to balance where every neuron acts");
+    tape.release();
+    backend.close();
+  });
 }

@@ -111,6 +111,12 @@ test("recomputing the layers changes no bit, and takes less memory", async () =>
     assert.deepEqual(timeless(again.out!), timeless(plain.out!));
     assert.equal(weights(again.out!), weights(plain.out!), "weights after six steps");
   }
+  const dense = { ...tinyRun.model, num_experts: 0, num_neurons_per_tok: 8 };
+  const [plain, again] = [false, true].map((recompute) => newRun({ model: dense, steps: 6, recompute }));
+  await train(plain);
+  await train(again);
+  assert.deepEqual(timeless(again.out!), timeless(plain.out!), "a dense model that drops neurons");
+
   const backend = bestBackend();
   const model = new Transformer(
     resolveModelConfig({ ...tinyRun.model, max_position_embeddings: 32 }),
@@ -130,6 +136,22 @@ test("recomputing the layers changes no bit, and takes less memory", async () =>
   assert.ok(held[1] < held[0] / 3, `${held}`);
   model.close();
   backend.close();
+});
+
+test("a dense model that drops neurons: their use is measured, and its balance loss evens it out", async () => {
+  const dense = { ...tinyRun.model, num_experts: 0, intermediate_size: 64, num_neurons_per_tok: 4 };
+  const [off, on] = await Promise.all(
+    [0, 0.3].map((neuron_aux_loss_coef) =>
+      train(newRun({ model: { ...dense, neuron_aux_loss_coef }, steps: 40 })),
+    ),
+  );
+  assert.equal(on.validation.expertUse, undefined);
+  const [without, balanced] = [off, on].map(({ validation }) => validation.neuronUse!);
+  assert.equal(balanced.layers.length, 2);
+  assert.ok(balanced.dead < 0.1 && without.dead > 0.5, `${without.dead} -> ${balanced.dead}`);
+  assert.ok(balanced.entropy > without.entropy + 0.1, `${without.entropy} -> ${balanced.entropy}`);
+  const every = await train(newRun({ model: { ...dense, num_neurons_per_tok: null }, steps: 1 }));
+  assert.equal(every.validation.neuronUse, undefined, "where every neuron acts there is nothing to count");
 });
 
 test("the same seed gives the same run, another seed another one, and any number of threads the same", async () => {

@@ -5,7 +5,7 @@
 
 import type { Backend } from "../backends/backend.ts";
 import { denseExpert, type ExpertsOverride } from "../mone/expert.ts";
-import { type LayerOutput, mixtureLayer } from "../mone/layer.ts";
+import { denseLayer, type LayerBalance, mixtureLayer } from "../mone/layer.ts";
 import type { Routing } from "../mone/router.ts";
 import { RandomStream } from "../random.ts";
 import { add, addGated, embedding, linear, rmsNorm, type StoredExperts } from "../tensor/ops.ts";
@@ -37,7 +37,7 @@ export interface ForwardOptions {
   readonly onRouting?: (tape: Tape, layer: number, routing: Routing) => void;
 }
 
-/** What leaves a layer: the residual stream, and the balance of its experts. */
+/** What leaves a layer: the residual stream, and the balance of its experts and neurons. */
 type LayerTensors = {
   readonly x: Tensor;
   readonly expertLoss?: Tensor;
@@ -49,8 +49,8 @@ type LayerTensors = {
 export interface ForwardOutput {
   /** After the last norm, before the head: [T, D]. */
   readonly hidden: Tensor;
-  /** Balance of each sparse layer, in order; outputs inside are not kept. */
-  readonly layers: readonly Pick<LayerOutput, "balanceLoss" | "usage">[];
+  /** Balance of each layer that has experts or drops neurons, in order; outputs inside are not kept. */
+  readonly layers: readonly LayerBalance[];
 }
 
 /** Weights in the form that inference reads; src/infer/storedWeights.ts makes them. */
@@ -124,7 +124,7 @@ export class Transformer {
 
   /** Runs ids_T at positions_T through all layers. */
   forward(tape: Tape, ids: Tensor, positions: Tensor, options: ForwardOptions): ForwardOutput {
-    const layers: ForwardOutput["layers"][number][] = [];
+    const layers: LayerBalance[] = [];
     let x = embedding(tape, ids, this.weight("model.embed_tokens.weight"));
     for (let layer = 0; layer < this.config.num_hidden_layers; layer++) {
       const input = x;
@@ -132,7 +132,7 @@ export class Transformer {
       const out = options.recompute ? tape.recomputed(run) : tape.scope(() => run(tape));
       x = out.x;
       const { expertLoss: experts, neuronLoss: neurons, expertUsage, neuronUsage } = out;
-      if (expertUsage) {
+      if (expertUsage ?? neuronUsage) {
         layers.push({
           balanceLoss: { experts, neurons },
           usage: { experts: expertUsage, neurons: neuronUsage },
@@ -188,7 +188,19 @@ export class Transformer {
         up: this.parameter(`${prefix}.up_proj${suffix}`),
         down: this.parameter(`${prefix}.down_proj${suffix}`),
       };
-    const common = { activation: config.hidden_act, bf16 };
+    const common = {
+      activation: config.hidden_act,
+      bf16,
+      neuronScore: config.neuron_aux_loss,
+      balance,
+    };
+    const balanceOf = ({ balanceLoss, usage }: LayerBalance) =>
+      balance && {
+        expertLoss: balanceLoss.experts,
+        neuronLoss: balanceLoss.neurons,
+        expertUsage: usage.experts,
+        neuronUsage: usage.neurons,
+      };
     const byLayer = typeof keptByCaller === "object" ? keptByCaller[layer] : keptByCaller;
     const selected = byLayer ?? keptNeurons(config);
     const override = experts?.(layer);
@@ -196,9 +208,10 @@ export class Transformer {
       const kept = config.num_experts > 0 ? config.intermediate_size : selected;
       const dense = config.variant?.mlpBias ? this.#biased(at) : weights(at, ".weight");
       const options = { ...common, kept, ...(config.num_experts === 0 && { override }) };
-      return { x: denseExpert(tape, normed, dense, options) };
+      const { output, ...balances } = denseLayer(tape, normed, dense, options);
+      return { x: output, ...balanceOf(balances) };
     }
-    const { output, routing, balanceLoss, usage } = mixtureLayer(
+    const { output, routing, ...balances } = mixtureLayer(
       tape,
       normed,
       { ...weights(`${at}.experts`, ""), router: this.weight(`${at}.gate.weight`) },
@@ -209,20 +222,14 @@ export class Transformer {
         active: active ?? config.num_experts_per_tok,
         normaliseWeights: config.norm_topk_prob,
         groups: config.variant?.groupedRouter,
-        neuronScore: config.neuron_aux_loss,
-        balance,
       },
     );
     onRouting?.(tape, layer, routing);
-    const balanced = balance && {
-      expertLoss: balanceLoss.experts,
-      neuronLoss: balanceLoss.neurons,
-      expertUsage: usage.experts,
-      neuronUsage: usage.neurons,
-    };
+    const balanced = balanceOf(balances);
     if (config.shared_expert_intermediate_size === 0) return { x: output, ...balanced };
     const kept = config.shared_expert_intermediate_size;
-    const shared = denseExpert(tape, normed, weights(`${at}.shared_expert`, ".weight"), { ...common, kept });
+    const sharedWeights = weights(`${at}.shared_expert`, ".weight");
+    const { output: shared } = denseExpert(tape, normed, sharedWeights, { ...common, kept });
     if (!config.variant?.sharedGate) return { x: add(tape, output, shared), ...balanced };
     const gate = linear(tape, normed, this.weight(`${at}.shared_expert_gate.weight`), false);
     return { x: addGated(tape, output, shared, gate), ...balanced };

@@ -49,8 +49,18 @@ export interface ExpertWeights {
 export interface ExpertOutput {
   /** Weighted by the router: [R, D]. */
   readonly output: Tensor;
-  /** Rows of each expert that keep each neuron, and the sums of their scores: [E, F], if asked for. */
-  readonly balance?: { readonly usage: Tensor; readonly scores: Tensor };
+  /** Of each expert's rows, if asked for. */
+  readonly balance?: NeuronSums;
+}
+
+/** What the neuron balance loss is made of. */
+export interface NeuronSums {
+  /** Rows that keep each neuron: [E, F]. */
+  readonly usage: Tensor;
+  /** Sums of the neurons' scores over the rows: [E, F]. */
+  readonly scores: Tensor;
+  /** Where the rows of each expert begin: [E + 1]. */
+  readonly offsets: Tensor;
 }
 
 /** Whether these are weights for inference, which one kernel reads. */
@@ -72,7 +82,7 @@ export function experts(
 ): ExpertOutput {
   const { offsets } = routing;
   if (isStored(weights)) {
-    if (score) throw new Error("the balance of neurons is for training: stored weights keep no scores");
+    if (score) throw noScores();
     const options = { kept, activation, routed: routing };
     return {
       output:
@@ -86,7 +96,11 @@ export function experts(
   // The router's weight is a factor of the sum over neurons: on the hidden values it costs next to nothing.
   const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, routed: routing, scored });
   const output = groupedLinear(tape, hidden, weights.down, offsets, bf16);
-  return { output, ...(score && { balance: { usage, scores } }) };
+  return { output, ...(score && { balance: { usage, scores, offsets } }) };
+}
+
+function noScores(): Error {
+  return new Error("the balance of neurons is for training: stored weights keep no scores");
 }
 
 export interface DenseWeights {
@@ -100,19 +114,23 @@ export interface DenseWeights {
   readonly biases?: { readonly gate: Tensor; readonly up: Tensor; readonly down: Tensor };
 }
 
-/** The same for one expert that every row of x_TD visits, unweighted: dense layers and shared experts. */
+/** The same for one expert that every row of x_TD visits, unweighted: dense layers and shared experts; E = 1, R = T. */
 export function denseExpert(
   tape: Tape,
   x: Tensor,
   weights: DenseWeights | StoredExperts,
   { kept, activation, bf16, override }: ExpertOptions,
-): Tensor {
+  score?: NeuronScore,
+): ExpertOutput {
+  const everyRow = () => tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
   if (isStored(weights)) {
-    const offsets = tape.constant(Uint32Array.of(0, x.shape[0]), [2]);
+    if (score) throw noScores();
     const options = { kept, activation };
-    return (
-      override?.(tape, x, offsets, weights, options) ?? neuronExperts(tape, x, offsets, weights, options).y
-    );
+    const offsets = everyRow();
+    return {
+      output:
+        override?.(tape, x, offsets, weights, options) ?? neuronExperts(tape, x, offsets, weights, options).y,
+    };
   }
   if (override) throw new Error("other ways to compute experts need stored weights");
   const { biases } = weights;
@@ -120,6 +138,11 @@ export function denseExpert(
     const y = linear(tape, input, weights[which], bf16);
     return biases ? addBias(tape, y, biases[which]) : y;
   };
-  const { hidden } = neuronTopK(tape, product(x, "gate"), product(x, "up"), { kept, activation });
-  return product(hidden, "down");
+  const scored = score && { ...score, offsets: everyRow() };
+  const [gate, up] = [product(x, "gate"), product(x, "up")];
+  const { hidden, usage, scores } = neuronTopK(tape, gate, up, { kept, activation, scored });
+  return {
+    output: product(hidden, "down"),
+    ...(scored && { balance: { usage, scores, offsets: scored.offsets } }),
+  };
 }

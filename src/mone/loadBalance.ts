@@ -3,6 +3,7 @@
 import { expertBalance, neuronBalance } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { NeuronSums } from "./expert.ts";
 import type { Routing } from "./router.ts";
 
 export type { NeuronScore } from "../tensor/ops.ts";
@@ -13,11 +14,6 @@ export function expertBalanceLoss(tape: Tape, { probs, offsets, ids }: Routing):
 }
 
 /** NG-LBL: mean over experts with rows of sum_j f_ej P_ej; 1 when balanced and scores are `l1`. */
-export function neuronBalanceLoss(
-  tape: Tape,
-  { usage, scores }: { readonly usage: Tensor; readonly scores: Tensor },
-  { offsets }: Routing,
-  kept: number,
-): Tensor {
-  return neuronBalance(tape, { scores, usage, offsets }, kept);
+export function neuronBalanceLoss(tape: Tape, sums: NeuronSums, kept: number): Tensor {
+  return neuronBalance(tape, sums, kept);
 }

@@ -16,7 +16,7 @@ export interface Validation {
   tokens: number;
   /** Over the routed experts of each sparse layer; absent in dense models. */
   expertUse?: Use & { layers: Use[] };
-  /** Over the neurons inside experts; absent where all are kept. */
+  /** Over the neurons inside experts, or of a dense model's layers; absent where all are kept. */
   neuronUse?: Use & { layers: LayerUse[] };
 }
 
@@ -40,8 +40,9 @@ export async function validate(
   const { backend } = model;
   let sum = 0;
   let tokens = 0;
-  const experts: number[][] = [];
+  const rows: number[][] = [];
   const neurons: number[][] = [];
+  let hasExperts = false;
   const addTo = (totals: number[][], layer: number, counts: ArrayLike<number>) => {
     totals[layer] ??= new Array<number>(counts.length).fill(0);
     for (let i = 0; i < counts.length; i++) totals[layer][i] += counts[i];
@@ -53,17 +54,19 @@ export async function validate(
     sum += (await backend.read(loss.buffer, 0, 1))[0] * batch.inputs.length;
     tokens += batch.inputs.length;
     for (const [layer, { usage }] of layers.entries()) {
-      const offsets = await backend.read(usage.experts.buffer, 0, usage.experts.size);
-      addTo(experts, layer, differences(offsets));
+      // Of a dense model one network, which every row visits.
+      const offsets = usage.experts && (await backend.read(usage.experts.buffer, 0, usage.experts.size));
+      addTo(rows, layer, offsets ? differences(offsets) : [batch.inputs.length]);
+      hasExperts ||= usage.experts !== undefined;
       if (usage.neurons)
         addTo(neurons, layer, await backend.read(usage.neurons.buffer, 0, usage.neurons.size));
     }
     tape.release();
   }
   const loss = sum / tokens;
-  const expertLayers = experts.map(useOf);
+  const expertLayers = hasExperts ? rows.map(useOf) : [];
   const kept = options.kept ?? keptNeurons(model.config);
-  const neuronLayers = neurons.map((usage, layer) => neuronUseOf(usage, experts[layer], kept));
+  const neuronLayers = neurons.map((usage, layer) => neuronUseOf(usage, rows[layer], kept));
   return {
     loss,
     bitsPerByte: bitsPerByte(loss, split),

@@ -200,14 +200,36 @@ const granularity: ExperimentSpec = {
   sizes: sizes(2_000_000),
 };
 
+// In the arms: a size's number of experts would win over one in the base.
+const withoutExperts = { num_experts: 0 };
 const dense: ExperimentSpec = {
   name: "dense",
-  title: "K/F for a plain SwiGLU transformer",
-  question: "Without experts, how does the loss grow as fewer neurons of each layer act?",
-  // In the arms: a size's number of experts would win over one in the base.
-  arms: [{ name: "dense", description: "K = F: every neuron acts.", neurons: 1 }, ...shares].map(
-    (arm): ArmSpec => ({ ...arm, change: { model: { num_experts: 0 } } }),
-  ),
+  title: "K/F for a plain SwiGLU transformer, and the neuron balance loss there",
+  question:
+    "Without experts, how does the loss grow as fewer neurons of each layer act, and is a balance loss needed?",
+  arms: [
+    {
+      name: "dense",
+      description: "K = F: every neuron acts.",
+      neurons: 1,
+      change: { model: withoutExperts },
+    },
+    ...shares.map(({ name, neurons }) => ({
+      name,
+      description: "No neuron balance loss.",
+      neurons,
+      change: { model: { ...withoutExperts, neuron_aux_loss_coef: 0 } },
+    })),
+    ...shares
+      .filter((_, i) => i % 2 === 1)
+      .map(({ name, neurons }) => ({
+        name: `${name}, balanced`,
+        description: "With the neuron balance loss.",
+        neurons,
+        change: { model: withoutExperts },
+      })),
+  ],
+  measure: ["use"],
   sizes: sizes(2_000_000),
 };
 
