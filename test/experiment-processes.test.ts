@@ -16,7 +16,7 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
-import { isRunning } from "../src/checkpoint/atomic.ts";
+import { identityOf, isRunning } from "../src/checkpoint/atomic.ts";
 import type { ExperimentReport } from "../src/experiment/report/report.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { timeless } from "./support/timeless.ts";
@@ -133,9 +133,7 @@ test("two share the runs: each is trained by one of them, and both end with the 
 test("a run that a living process has comes last, and is taken up when that process is gone", async () => {
   const [moe] = whole.report.arms;
   const other = spawn("sleep", ["60"]);
-  const holder = { pid: other.pid as number, started: 0, host: hostname() };
-  const stat = readFileSync(`/proc/${holder.pid}/stat`, "latin1");
-  holder.started = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]);
+  const holder = { ...identityOf(other.pid as number), host: hostname() };
   mkdirSync(at("held", "runs"), { recursive: true });
   writeFileSync(at("held", "runs", `${moe.runs[0].hash}.lock`), JSON.stringify(holder));
   const { report, begun } = await work("held", {
@@ -224,11 +222,5 @@ test("--processes starts them; killed, it takes them along, and --resume goes on
 
 /** Whether the process that now has this number runs. */
 function isAlive(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return isRunning({ pid, started: Number(fields[19]) });
-  } catch {
-    return false;
-  }
+  return isRunning(identityOf(pid));
 }

@@ -23,11 +23,13 @@ export interface ProcessIdentity {
   readonly started: number;
 }
 
+/** Who has the number `pid` now. */
+export function identityOf(pid: number): ProcessIdentity {
+  return { pid, started: readProcStat(pid)?.started ?? 0 };
+}
+
 /** The process that runs this code. */
-export const thisProcess: ProcessIdentity = {
-  pid: process.pid,
-  started: readProcStat(process.pid)?.started ?? 0,
-};
+export const thisProcess: ProcessIdentity = identityOf(process.pid);
 
 /** Whether that very process of this host still runs; where start times are unknown, whether its number does. */
 export function isRunning({ pid, started }: ProcessIdentity): boolean {

@@ -27,6 +27,16 @@ export interface PlannedRun extends PlannedPhase {
   readonly prunedTo?: number;
 }
 
+/** All phases in order. */
+export function phasesOf({ before = [], input, hash }: PlannedRun): PlannedPhase[] {
+  return [...before, { input, hash }];
+}
+
+/** The run folders of all phases, in order. */
+export function hashesOf({ before = [], hash }: Pick<PlannedRun, "hash" | "before">): string[] {
+  return [...before.map((phase) => phase.hash), hash];
+}
+
 /** Settings that decide how a run is kept or computed, not what comes out; and those that the data's hash stands for. */
 const WITHOUT_EFFECT = [
   "checkpointEvery",

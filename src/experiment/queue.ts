@@ -14,7 +14,7 @@ import { resolveTrainConfig, type TrainConfigInput } from "../train/config.ts";
 import type { PreparedData } from "../train/data.ts";
 import { Diverged, type MetricsRecord, type TrainResult, train } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
-import type { PlannedPhase, PlannedRun } from "./arms.ts";
+import { type PlannedPhase, type PlannedRun, phasesOf } from "./arms.ts";
 import { measureNamed } from "./measures/catalogue.ts";
 import type { MeasureContext, Measured } from "./measures/measure.ts";
 import { withTrainedModel } from "./measures/trainedModel.ts";
@@ -113,11 +113,12 @@ async function finish(
   options: QueueOptions,
 ): Promise<void> {
   const { root, prepared, measures, signal, announce, threads } = options;
-  const { arm, seed, before = [], hash, prunedTo } = run;
+  const { arm, seed, hash, prunedTo } = run;
   throwIfAborted(signal);
   const path = runPath(root, hash);
   const missing = () => missingMeasures(root, run, measures);
-  const phases = [...before, run];
+  const phases = phasesOf(run);
+  const before = phases.slice(0, -1);
   const areTrained = () => phases.every((phase) => isTrained(root, phase.hash));
   const tell = (how: { reused: boolean; from?: string }) => options.onRun?.({ arm, seed, ...place, ...how });
 
@@ -144,7 +145,7 @@ async function finish(
     }
     if (!isFinished(root, run, measures)) {
       await locked(root, hash, async () => {
-        await trainPhase(run, before.length);
+        await trainPhase(phases[before.length], before.length);
         if (missing().length === 0) return;
         const result = readJson<TrainResult>(join(path, "result.json"));
         const config = resolveTrainConfig(run.input, prepared.tokenizer.vocabSize);
@@ -167,7 +168,6 @@ async function finish(
 
 /** Steps that training `later` takes after `run`; what they share counts once, what is trained, in a report or diverged not at all. */
 function stepsAfter(run: PlannedRun, later: readonly PlannedRun[], { root, takenOf }: QueueOptions): number {
-  const phasesOf = ({ before = [], ...last }: PlannedRun): PlannedPhase[] => [...before, last];
   const isOpen = (one: PlannedRun) => !takenOf(one) && failureOf(root, one) === undefined;
   const phases = later.flatMap((one) => (isOpen(one) ? phasesOf(one) : []));
   const steps = new Map(phases.map(({ hash, input }) => [hash, input.steps as number]));

@@ -2,7 +2,7 @@
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import type { PlannedPhase } from "./arms.ts";
+import { type PlannedPhase, phasesOf } from "./arms.ts";
 import { overheadCases, overheadTitle } from "./overhead/report.ts";
 import { defaultRoot, failureOf, isTrained, type QueuedRun, readJson, runPath, stepsDone } from "./store.ts";
 
@@ -43,17 +43,15 @@ export function experimentStatus(root: string = defaultRoot): ExperimentStatus[]
     }));
 }
 
-function statusOf(
-  root: string,
-  { arm, seed, before = [], taken, ...last }: QueuedRun,
-): ExperimentStatus["runs"][number] {
-  const phases = [...before, last];
-  const path = runPath(root, last.hash);
+function statusOf(root: string, run: QueuedRun): ExperimentStatus["runs"][number] {
+  const { arm, seed, taken } = run;
+  const phases = phasesOf(run);
+  const path = runPath(root, run.hash);
   const sum = (of: (phase: PlannedPhase) => number) => phases.reduce((total, phase) => total + of(phase), 0);
   const state =
-    taken || isTrained(root, last.hash)
+    taken || isTrained(root, run.hash)
       ? "finished"
-      : failureOf(root, { ...last, before }) !== undefined
+      : failureOf(root, run) !== undefined
         ? "diverged"
         : phases.some(({ hash }) => existsSync(runPath(root, hash)))
           ? "begun"

@@ -7,7 +7,7 @@ import { removeLeftovers } from "../checkpoint/atomic.ts";
 import { lockFile, removeDeadLock } from "../checkpoint/lock.ts";
 import type { MetricsRecord, TrainResult } from "../train/loop.ts";
 import { RunFolder } from "../train/runFolder.ts";
-import type { PlannedRun } from "./arms.ts";
+import { hashesOf, type PlannedRun } from "./arms.ts";
 import type { Measured } from "./measures/measure.ts";
 
 /** Where runs, data and experiments are kept if nobody says. */
@@ -68,19 +68,17 @@ export function isFinished(
   run: Pick<PlannedRun, "hash" | "before" | "prunedTo">,
   measures: readonly string[],
 ): boolean {
-  const hashes = [...(run.before ?? []).map(({ hash }) => hash), run.hash];
-  return hashes.every((hash) => isTrained(root, hash)) && missingMeasures(root, run, measures).length === 0;
+  return (
+    hashesOf(run).every((hash) => isTrained(root, hash)) && missingMeasures(root, run, measures).length === 0
+  );
 }
 
 /** Of a run that diverged: its configuration does so every time, so nobody tries again while this file is there. */
 export const divergedFile = "diverged.json";
 
 /** Why a run cannot be finished ("loss NaN at step 12"), if it or a phase before it diverged. */
-export function failureOf(
-  root: string,
-  { hash, before = [] }: Pick<PlannedRun, "hash" | "before">,
-): string | undefined {
-  const path = [...before.map((phase) => phase.hash), hash]
+export function failureOf(root: string, run: Pick<PlannedRun, "hash" | "before">): string | undefined {
+  const path = hashesOf(run)
     .map((one) => join(runPath(root, one), divergedFile))
     .find((one) => existsSync(one));
   return path && readJson<{ reason: string }>(path).reason;
@@ -108,11 +106,11 @@ export function readFinished(
   measures: readonly string[],
 ): FinishedRun | undefined {
   if (!isFinished(root, run, measures)) return undefined;
-  const { hash, before = [], prunedTo } = run;
+  const { hash, prunedTo } = run;
   const measured = Object.fromEntries(
     measures.map((name) => [name, readJson<Measured>(measurePath(runPath(root, hash), name, prunedTo))]),
   );
-  const phases = [...before.map((phase) => phase.hash), hash].map((one) => readPhase(runPath(root, one)));
+  const phases = hashesOf(run).map((one) => readPhase(runPath(root, one)));
   return { ...phases.reduce(joined), measured };
 }
 

@@ -1,7 +1,7 @@
 // What arms differ by: pair by pair of runs of one seed, with intervals by the spread of all arms where that is sound, of
 // values after the run and of curves on the way. Not here: the arithmetic (statistics/).
 
-import type { PlannedRun } from "../arms.ts";
+import { hashesOf, type PlannedRun } from "../arms.ts";
 import type { Quantity } from "../measures/measure.ts";
 import { type PairedDifference, pairedDifference, seedsNeeded } from "../statistics/paired.ts";
 import { type ArmsSpread, leastAlike, type Spread, spreadOf } from "../statistics/spread.ts";
@@ -118,19 +118,16 @@ function independentArms(plan: readonly PlannedRun[]): string[] {
   const mark = (hash: string, arm: string) => owners.set(hash, (owners.get(hash) ?? new Set()).add(arm));
   const measured = plan.filter(({ prunedTo }) => prunedTo !== undefined);
   const trained = plan.filter(({ prunedTo }) => prunedTo === undefined);
-  for (const { arm, hash, before = [] } of trained) {
-    for (const one of [hash, ...before.map((phase) => phase.hash)]) mark(one, arm);
-  }
+  for (const run of trained) for (const hash of hashesOf(run)) mark(hash, run.arm);
   for (const { arm, hash } of measured) if (!owners.has(hash)) mark(hash, arm);
   const own = (arm: string) =>
     plan
       .filter((run) => run.arm === arm)
-      .every(({ hash, before = [] }) =>
-        [hash, ...before.map((phase) => phase.hash)].every((one) => {
-          const arms = owners.get(one);
-          return arms?.size === 1 && arms.has(arm);
-        }),
-      );
+      .flatMap(hashesOf)
+      .every((hash) => {
+        const arms = owners.get(hash);
+        return arms?.size === 1 && arms.has(arm);
+      });
   return [...new Set(plan.map(({ arm }) => arm))].filter(own);
 }
 
