@@ -266,6 +266,18 @@ describe("a trained model", { concurrency: 2 }, () => {
     assert.ok(!existsSync(at("eval.json.requests")));
     await assertFails(["eval", "run", "--tasks", "arc_easi"], 2, /no task arc_easi: known are arc_easy/);
     await assertFails(["eval", "run"], 2, /--data, or tasks with --tasks/);
+    const parts = ["one", "two"].map((UID) => ({ UID, sentence_good: "a cat", sentence_bad: "cat a" }));
+    writeFileSync(at("blimp.jsonl"), parts.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    const group = await mone(["eval", "run", "--tasks", "blimp"]);
+    assert.match(group.stdout, /^blimp +- +acc +[01]\.\d{4} +- +2 tasks$/m);
+    await assertFails(["eval", "run", "--tasks", "blimp,blimp_three"], 2, /there are one, two/);
+    await assertFails(["eval", "run", "--tasks", "blimp", "--out", "."], 2, /\. is a folder: name a file/);
+    await assertFails(["eval", "run", "--data", "no.txt"], 2, /no\.txt/);
+    const logged = ["eval", "run", "--data", "text.txt", "--out", "new/eval.json"];
+    await assertFails([...logged, "--log-samples"], 2, /questions of tasks: name some/);
+    const made = await mone(logged);
+    assert.equal(made.code, 0, made.stderr);
+    assert.ok(existsSync(at("new/eval.json")));
     await assertFails(["eval", "run", "--tasks", "piqa"], 2, /no file for the task piqa/);
     await assertFails(["eval", "run", "--data", "text.txt", "--resume"], 2, /--resume needs --out/);
   });

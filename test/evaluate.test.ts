@@ -3,7 +3,7 @@
 // the kernel (kernels.test.ts).
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -82,6 +82,10 @@ async function assertStraightforward(
       assert.equal(answers[g][n].greedy, expected.greedy, `request ${g}.${n}`);
     }
   }
+}
+
+async function* oneDocument(text: string) {
+  yield { id: "0", text };
 }
 
 const pair = (context: string, continuation: string) => encodePair(model.tokenizer, context, continuation);
@@ -272,6 +276,26 @@ describe("evaluations", () => {
       Math.abs((lambada.metrics.perplexity?.value as number) - Math.exp(-(sums[0] + sums[1]) / 2)) < 1e-6,
     );
 
+    const started = new LanguageModel(model.model, model.tokenizer, { defaults: { startToken: "Q" } });
+    const [{ samples }] = await evaluateTasks(started, ["blimp_one"], { files: folder, limit: 1 });
+    const begins = { context: Uint32Array.of(81), continuation: model.tokenizer.encode(" Who sat?") };
+    assert.deepEqual(encodePair(model.tokenizer, "", " Who sat?", started.startIds), begins);
+    const [{ continuation: sentence }] = samples[0].item.requests;
+    const wanted = await straightforward(encodePair(model.tokenizer, "", sentence, started.startIds));
+    assert.ok(Math.abs(samples[0].answers[0].logLikelihood - wanted.logLikelihood) <= LIMIT);
+
+    const endless = {
+      name: "one word",
+      settings: {},
+      perplexity: await perplexity(model, oneDocument("x".repeat(600))),
+    };
+    assert.ok(endless.perplexity.wordPerplexity > Number.MAX_VALUE);
+    const { results: read } = JSON.parse(
+      JSON.stringify(harnessResults({ perplexities: [endless], config: {} })),
+    );
+    assert.equal(read["one word"]["word_perplexity,none"], "Infinity");
+    assert.ok(read["one word"]["bits_per_byte,none"] > 0);
+
     const file = harnessResults({ tasks: results, config: { model: "mone" } });
     assert.deepEqual(Object.keys(file.results), [
       "arc_easy",
@@ -283,6 +307,8 @@ describe("evaluations", () => {
     assert.deepEqual([file.versions.blimp, file.versions.blimp_one], [2, 1]);
     assert.deepEqual(file.group_subtasks, { arc_easy: [], blimp: names.slice(1, 3), lambada_openai: [] });
     const blimp = (file.groups as typeof file.results).blimp;
+    const errors = names.slice(1, 3).map((name) => file.results[name]["acc_stderr,none"] as number);
+    assert.ok(Math.abs((blimp["acc_stderr,none"] as number) - Math.hypot(...errors) / 2) < 1e-12);
     const parts = names.slice(1, 3).map((name) => file.results[name]["acc,none"] as number);
     assert.equal(blimp["acc,none"], (parts[0] + parts[1]) / 2);
     assert.equal(file.results.arc_easy["acc,none"], right.length / 3);
@@ -326,13 +352,23 @@ describe("evaluations", () => {
 
   test("answers on disk are not asked for again", async () => {
     const path = join(folder, "log");
-    const first = await evaluated(tasks, { log: new RequestLog(path, "same", true) });
+    const begun = new RequestLog(path, "same", true);
+    const first = await evaluated(tasks, { log: begun });
+    assert.throws(() => new RequestLog(path, "same", true), /in use by process/);
+    begun.close();
     // Stopped while a line was written.
     const text = readFileSync(path, "utf8");
     writeFileSync(path, text.slice(0, -20));
     const log = new RequestLog(path, "same", true);
     assert.equal(log.size, 7 + 8 + 2 - 1);
+    let asked = 0;
+    const add = log.add.bind(log);
+    log.add = (requests, answers) => {
+      asked += requests.length;
+      add(requests, answers);
+    };
     const again = await evaluated(tasks, { log });
+    assert.equal(asked, first.at(-1)?.samples[0].item.requests.length, "the group whose line was cut off");
     for (const [n, { metrics }] of first.entries()) {
       const found = again[n].metrics;
       for (const [metric, { value }] of Object.entries(metrics)) {
@@ -340,10 +376,23 @@ describe("evaluations", () => {
         assert.ok(difference <= 1e-4 * value, `${again[n].name} ${metric}`);
       }
     }
-    assert.equal(new RequestLog(path, "same", true).size, 7 + 8 + 2);
-    assert.equal(new RequestLog(path, "another model", true).size, 0);
-    assert.equal(new RequestLog(path, "same", true).size, 0);
-    log.remove();
+    log.close();
+    const whole = new RequestLog(path, "same", true);
+    assert.equal(whole.size, 7 + 8 + 2);
+    whole.close();
+    assert.throws(
+      () => new RequestLog(path, "another model", true),
+      /answers of another model or other options/,
+    );
+    assert.throws(() => new RequestLog(path, "same", false), /was stopped: add --resume to go on/);
+    const infinite = new RequestLog(path, "same", true);
+    const request = { context: Uint32Array.of(1), continuation: Uint32Array.of(2) };
+    infinite.add([request], [{ logLikelihood: Number.NEGATIVE_INFINITY, greedy: false }]);
+    infinite.close();
+    const read = new RequestLog(path, "same", true);
+    assert.equal(read.get(request)?.logLikelihood, Number.NEGATIVE_INFINITY, "JSON has no such number");
+    read.remove();
+    assert.ok(!existsSync(path) && !existsSync(`${path}.lock`));
   });
 
   test("perplexity is by document, each token once", async () => {

@@ -31,6 +31,10 @@ test("generation_config.json gives defaults, and options win", () => {
   write("generation_config.json", { do_sample: false, temperature: 0.6, eos_token_id: 5 });
   assert.equal(readGenerationDefaults(folder).temperature, 0);
   assert.deepEqual(readGenerationDefaults(folder).eosIds, [5]);
+  write("tokenizer_config.json", { bos_token: null, eos_token: { content: "</s>" } });
+  assert.equal(readGenerationDefaults(folder).startToken, "</s>");
+  write("tokenizer_config.json", { bos_token: "<s>", eos_token: "</s>" });
+  assert.equal(readGenerationDefaults(folder).startToken, "<s>");
 });
 
 test("damaged files are one sentence", () => {

@@ -13,7 +13,10 @@ export interface ChatMessage {
   readonly content: string;
 }
 
-/** Reads generation_config.json; ends of text that it does not name are those of config.json. @throws RunError for damage, UsageError for odd values. */
+/**
+ * Reads generation_config.json; ends of text that it does not name are those of config.json, and what stands before a text
+ * is named by tokenizer_config.json. @throws RunError for damage, UsageError for odd values.
+ */
 export function readGenerationDefaults(folder: string): GenerationDefaults {
   const path = join(folder, "generation_config.json");
   const stored = readObject(path) ?? {};
@@ -29,12 +32,16 @@ export function readGenerationDefaults(folder: string): GenerationDefaults {
       `${path}: eos_token_id must be a token's number or a list of them, not ${quote(eos)}`,
     );
   }
+  const tokens = readObject(join(folder, "tokenizer_config.json")) ?? {};
+  // The order of lm-evaluation-harness's prefix_token_id.
+  const start = tokenText(tokens.bos_token) || tokenText(tokens.eos_token);
   return {
     // Without sampling the other numbers mean nothing.
     temperature: stored.do_sample === false ? 0 : number("temperature"),
     topK: number("top_k"),
     topP: number("top_p"),
     eosIds: eosIds as number[],
+    ...(start !== "" && { startToken: start }),
   };
 }
 

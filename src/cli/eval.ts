@@ -1,19 +1,21 @@
 // `mone eval`: perplexity of a text, and tasks.
 
 import { statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, join } from "node:path";
 import { type Command, Option } from "commander";
 import { findModelFolder } from "../checkpoint/loadModel.ts";
 import { UsageError } from "../errors.ts";
 import type { TaskResult } from "../evaluate/evaluate.ts";
 import type { FewshotSampler } from "../evaluate/fewshot.ts";
-import type { NamedPerplexity } from "../evaluate/results.ts";
+import type { RequestLog } from "../evaluate/requestLog.ts";
+import type { HarnessResults, NamedPerplexity } from "../evaluate/results.ts";
 import type { LanguageModel } from "../infer/languageModel.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatDuration, formatFixed } from "../report/format.ts";
 import type { Row, Table } from "../report/table.ts";
+import type { Corpus } from "../text/corpus.ts";
 import { packageVersion } from "../version.ts";
-import { action, type Context } from "./action.ts";
+import { action, type Context, Interrupted } from "./action.ts";
 import { localModel } from "./localModel.ts";
 import { addCommonOptions, addModelArgument, addThreadsOption, integer, neuronsHelp } from "./options.ts";
 
@@ -84,22 +86,20 @@ async function run(context: Context, path: string, flags: EvalFlags): Promise<vo
   const names = (flags.tasks ?? "").split(",").flatMap((name) => (name.trim() === "" ? [] : [name.trim()]));
   if (names.length === 0 && flags.data === undefined)
     throw new UsageError("nothing to evaluate: give a text with --data, or tasks with --tasks");
-  if (flags.out === undefined && (flags.resume || flags.logSamples))
-    throw new UsageError(
-      `--${flags.resume ? "resume" : "log-samples"} needs --out, the file that results go to`,
-    );
-  const [{ loadModel }, { evaluateTasks }, { findTask }, { localTaskFiles }, results, { RequestLog }] =
-    await Promise.all([
-      import("../checkpoint/loadModel.ts"),
-      import("../evaluate/evaluate.ts"),
-      import("../evaluate/tasks/catalogue.ts"),
-      import("../evaluate/rows.ts"),
-      import("../evaluate/results.ts"),
-      import("../evaluate/requestLog.ts"),
-    ]);
+  checkOut(flags, names);
+  const [{ loadModel }, evaluate, { localTaskFiles }, results] = await Promise.all([
+    import("../checkpoint/loadModel.ts"),
+    import("../evaluate/evaluate.ts"),
+    import("../evaluate/rows.ts"),
+    import("../evaluate/results.ts"),
+  ]);
   // Mistakes are found before the model is opened.
+  const { limit, numFewshot, fewshotSampler: sampler } = flags;
   const files = localTaskFiles(flags.tasksDir);
-  for (const { spec } of names.map(findTask)) await files(spec);
+  const questions = await evaluate.readTasks(names, { files, limit, numFewshot, sampler });
+  const { openCorpus } = await import("../text/corpus.ts");
+  const corpus = flags.data === undefined ? undefined : await openCorpus(flags.data, { signal });
+  for (const note of corpus?.notes ?? []) output.note(note);
   const folder = findModelFolder(await localModel(context, path, flags.offline));
   const onLoad = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
@@ -112,21 +112,17 @@ async function run(context: Context, path: string, flags: EvalFlags): Promise<vo
     onProgress: onLoad,
   });
   output.progress.end();
+  let log: RequestLog | undefined;
   try {
     const start = performance.now();
-    const log =
-      flags.out === undefined
-        ? undefined
-        : new RequestLog(`${flags.out}.requests`, identityOf(folder, flags), flags.resume === true);
+    log = await openLog(model, folder, flags);
     if (flags.resume && log) output.note(`${log.size} answers of an earlier run are kept.`);
-    const shared = { batch, maxLength, signal, log, limit: flags.limit };
-    const perplexities =
-      flags.data === undefined ? [] : [await textPerplexity(model, flags.data, flags, shared, output)];
-    const tasks = await evaluateTasks(model, names, {
+    const shared = { batch, maxLength, signal, log };
+    const perplexities = corpus
+      ? [await textPerplexity(model, corpus, flags, { ...shared, limit }, output)]
+      : [];
+    const tasks = await evaluate.evaluateQuestions(model, questions, {
       ...shared,
-      files,
-      numFewshot: flags.numFewshot,
-      sampler: flags.fewshotSampler,
       resamples: flags.bootstrap,
       onProgress: showQuestions(output.progress),
     });
@@ -147,19 +143,42 @@ async function run(context: Context, path: string, flags: EvalFlags): Promise<vo
     if (flags.out !== undefined)
       await save(flags.out, file, flags.logSamples ? tasks : [], results.sampleLines);
     log?.remove();
-    output.table(tableOf(perplexities, tasks));
+    output.table(tableOf(perplexities, tasks, file));
     output.note(`Evaluated in ${formatDuration((performance.now() - start) / 1000)}.`);
     output.json(file);
+  } catch (error) {
+    if (!(error instanceof Interrupted) || !log) throw error;
+    throw new Interrupted("Stopped. To go on: the same command with --resume");
   } finally {
+    log?.close();
     model.close();
   }
 }
 
-/** What answers depend on besides the tokens. */
-function identityOf(folder: string, { neurons, dtype, maxLength }: EvalFlags): string {
-  const weights = statSync(join(folder, "model.safetensors"), { throwIfNoEntry: false });
-  const { size = 0, mtimeMs = 0 } = weights ?? {};
-  return JSON.stringify([resolve(folder), size, mtimeMs, neurons ?? null, dtype, maxLength ?? null]);
+/** @throws UsageError for a place that results cannot go to. */
+function checkOut({ out, resume, logSamples }: EvalFlags, names: readonly string[]): void {
+  if (out === undefined && (resume || logSamples))
+    throw new UsageError(`--${resume ? "resume" : "log-samples"} needs --out, the file that results go to`);
+  if (out !== undefined && statSync(out, { throwIfNoEntry: false })?.isDirectory())
+    throw new UsageError(`${out} is a folder: name a file for the results, e.g. ${join(out, "eval.json")}`);
+  if (logSamples && names.length === 0)
+    throw new UsageError("--log-samples writes the questions of tasks: name some with --tasks");
+}
+
+/** Answers on disk, if results go there. */
+async function openLog(
+  { model, config, kept }: LanguageModel,
+  folder: string,
+  { out, resume = false, maxLength }: EvalFlags,
+): Promise<RequestLog | undefined> {
+  if (out === undefined) return undefined;
+  const [{ fingerprintOf }, { RequestLog }] = await Promise.all([
+    import("../checkpoint/fingerprint.ts"),
+    import("../evaluate/requestLog.ts"),
+  ]);
+  const weights = fingerprintOf(folder);
+  const identity = { weights, config, kept, dtype: model.head.dtype, maxLength, packageVersion };
+  return new RequestLog(`${out}.requests`, JSON.stringify(identity), resume);
 }
 
 function configOf(folder: string, flags: EvalFlags): Record<string, unknown> {
@@ -177,15 +196,12 @@ function configOf(folder: string, flags: EvalFlags): Record<string, unknown> {
 
 async function textPerplexity(
   model: LanguageModel,
-  data: string,
-  { stride }: EvalFlags,
+  corpus: Corpus,
+  { data, stride }: EvalFlags,
   shared: Omit<import("../evaluate/perplexity.ts").PerplexityOptions, "onProgress">,
   output: Context["output"],
 ): Promise<NamedPerplexity> {
-  const { openCorpus } = await import("../text/corpus.ts");
   const { perplexity } = await import("../evaluate/perplexity.ts");
-  const corpus = await openCorpus(data, { signal: shared.signal });
-  for (const note of corpus.notes) output.note(note);
   const found = await perplexity(model, corpus.documents(), {
     ...shared,
     stride,
@@ -228,7 +244,11 @@ async function save(
   await writeFileAtomic(out, `${JSON.stringify(file, null, 2)}\n`);
 }
 
-function tableOf(perplexities: readonly NamedPerplexity[], tasks: readonly TaskResult[]): Table {
+function tableOf(
+  perplexities: readonly NamedPerplexity[],
+  tasks: readonly TaskResult[],
+  { groups = {}, group_subtasks }: Pick<HarnessResults, "groups" | "group_subtasks">,
+): Table {
   const digits = (value: number) => (value < 1e6 ? formatFixed(value, 4) : value.toExponential(4));
   const rows: Row[] = perplexities.flatMap(({ name, perplexity: found }) =>
     [
@@ -242,6 +262,16 @@ function tableOf(perplexities: readonly NamedPerplexity[], tasks: readonly TaskR
     for (const [metric, { value, standardError }] of Object.entries(metrics)) {
       const questions = String(samples.length);
       rows.push({ task: name, shots: String(numFewshot), metric, value, error: standardError, questions });
+    }
+  }
+  for (const [task, numbers] of Object.entries(groups)) {
+    for (const [key, value] of Object.entries(numbers)) {
+      const metric = key.match(/^(\w+),none$/)?.[1];
+      if (!metric || metric.endsWith("_stderr")) continue;
+      const stored = Number(numbers[`${metric}_stderr,none`]);
+      const error = Number.isNaN(stored) ? undefined : stored;
+      const parts = `${group_subtasks[task].length} tasks`;
+      rows.push({ task, metric, value: Number(value), error, questions: parts });
     }
   }
   return {

@@ -1,7 +1,7 @@
 // Tasks from their names to their numbers: rows, prompts, the model's answers, metrics. Not here: perplexity of texts
 // (perplexity.ts), and the layout of result files (results.ts).
 
-import { UsageError } from "../errors.ts";
+import { quote, UsageError } from "../errors.ts";
 import type { LanguageModel } from "../infer/languageModel.ts";
 import { type FewshotSampler, fewshotContexts } from "./fewshot.ts";
 import type { LogLikelihood, LogLikelihoodOptions } from "./logLikelihood.ts";
@@ -54,29 +54,93 @@ export interface EvaluateOptions extends Pick<LogLikelihoodOptions, "batch" | "m
   readonly onProgress?: (task: string, done: number, total: number) => void;
 }
 
+/** Questions of tasks, read and put into words, before a model is asked. */
+export interface TaskQuestions {
+  readonly spec: TaskSpec;
+  readonly numFewshot: number;
+  /** The task, or the tasks that its group consists of. */
+  readonly parts: readonly PartQuestions[];
+}
+
+interface PartQuestions {
+  readonly name: string;
+  readonly group?: string;
+  /** Questions in the data set. */
+  readonly questions: number;
+  /** Those that are asked. */
+  readonly items: readonly Item[];
+}
+
 /**
  * Evaluates tasks, given by name or as YAML files, with the semantics of EleutherAI's lm-evaluation-harness: the same
  * prompts, tokens, metrics and standard errors on the same rows.
- * @throws UsageError for an unknown task, missing files or rows that are not the task's.
+ * @throws UsageError for an unknown task, missing files or rows that are not the task's; RunError as `logLikelihoods`.
  */
 export async function evaluateTasks(
   model: LanguageModel,
   tasks: readonly string[],
   options: EvaluateOptions,
 ): Promise<TaskResult[]> {
+  return evaluateQuestions(model, await readTasks(tasks, options), options);
+}
+
+/** The first half of `evaluateTasks`, which finds what is wrong with tasks and files. */
+export async function readTasks(
+  tasks: readonly string[],
+  options: Pick<EvaluateOptions, "files" | "limit" | "numFewshot" | "sampler">,
+): Promise<TaskQuestions[]> {
   const chosen = tasks.map(findTask);
   const find = typeof options.files === "string" ? localTaskFiles(options.files) : options.files;
-  // Missing files are found before the first task takes its hours.
   const files = await Promise.all(chosen.map(({ spec }) => find(spec)));
-  const results: TaskResult[] = [];
+  const all: TaskQuestions[] = [];
   for (const [n, task] of chosen.entries()) {
-    const { rows, examples = rows } = files[n];
-    const questionRows = await readRows(rows);
-    const exampleRows = examples === rows ? questionRows : await readRows(examples);
-    const parts = partsOf(task, questionRows, rows);
-    results.push(...(await evaluateParts(model, task.spec, parts, exampleRows, rows, options)));
+    const { rows: path, examples = path } = files[n];
+    const rows = await readRows(path);
+    const exampleRows = examples === path ? rows : await readRows(examples);
+    const { spec } = task;
+    const numFewshot = spec.fewshot === false ? 0 : (options.numFewshot ?? 0);
+    const parts = partsOf(task, rows, path).map(({ name, group, rows: own }): PartQuestions => {
+      const read = (some: readonly Row[]) =>
+        some.map((row, n) => itemOf(spec, row, `${path}, ${name}, row ${n + 1}`));
+      const questions = read(own.slice(0, options.limit));
+      const shown = numFewshot > 0 ? read(exampleRows) : [];
+      const contexts = fewshotContexts(spec, questions, shown, numFewshot, options.sampler);
+      const items = questions.map((item, n) => withExamples(item, contexts[n]));
+      return { name, ...(group && { group }), questions: own.length, items };
+    });
+    all.push({ spec, numFewshot, parts });
+  }
+  return all;
+}
+
+/** The second half of `evaluateTasks`: asks the model. */
+export async function evaluateQuestions(
+  model: LanguageModel,
+  tasks: readonly TaskQuestions[],
+  options: Omit<EvaluateOptions, "files" | "limit" | "numFewshot" | "sampler">,
+): Promise<TaskResult[]> {
+  // What has no tokens is found before the first task takes its hours.
+  const requests = tasks.map(({ parts }) => parts.flatMap((part) => requestsOf(model, part)));
+  const results: TaskResult[] = [];
+  for (const [n, task] of tasks.entries()) {
+    results.push(...(await ask(model, task, requests[n], options)));
   }
   return results;
+}
+
+function requestsOf(
+  { tokenizer, startIds }: LanguageModel,
+  { name, items }: PartQuestions,
+): TokenRequest[][] {
+  return items.map(({ requests }, n) =>
+    requests.map(({ context, continuation }) => {
+      const request = encodePair(tokenizer, context, continuation, startIds);
+      if (request.context.length > 0 && request.continuation.length > 0) return request;
+      throw new UsageError(
+        `${name}, question ${n + 1}: ${quote(context.slice(-40))} or the answer ${quote(continuation)} after it has no token of its own`,
+      );
+    }),
+  );
 }
 
 interface Part {
@@ -107,28 +171,12 @@ function partsOf({ spec, part }: ChosenTask, rows: readonly Row[], path: string)
 }
 
 /** All parts at once, so that questions of similar length share batches. */
-async function evaluateParts(
+async function ask(
   model: LanguageModel,
-  spec: TaskSpec,
-  parts: readonly Part[],
-  exampleRows: readonly Row[],
-  path: string,
-  options: EvaluateOptions,
+  { spec, numFewshot, parts }: TaskQuestions,
+  groups: readonly (readonly TokenRequest[])[],
+  options: Parameters<typeof evaluateQuestions>[2],
 ): Promise<TaskResult[]> {
-  const numFewshot = spec.fewshot === false ? 0 : (options.numFewshot ?? 0);
-  const items = parts.map(({ name, rows }) => {
-    const read = (list: readonly Row[]) =>
-      list.map((row, n) => itemOf(spec, row, `${path}, ${name}, row ${n + 1}`));
-    const questions = read(rows.slice(0, options.limit));
-    const examples = numFewshot > 0 ? read(exampleRows) : [];
-    const contexts = fewshotContexts(spec, questions, examples, numFewshot, options.sampler);
-    return questions.map((item, n) => withExamples(item, contexts[n]));
-  });
-  const groups: TokenRequest[][] = items
-    .flat()
-    .map(({ requests }) =>
-      requests.map(({ context, continuation }) => encodePair(model.tokenizer, context, continuation)),
-    );
   let done = 0;
   const answers = await askLogged(model, groups, {
     ...options,
@@ -136,8 +184,8 @@ async function evaluateParts(
   });
   const results: TaskResult[] = [];
   let next = 0;
-  for (const [n, { name, group, rows }] of parts.entries()) {
-    const samples = items[n].map((item): Sample => {
+  for (const { name, group, questions, items } of parts) {
+    const samples = items.map((item): Sample => {
       const given = answers[next++];
       return { item, answers: given, values: scoreItem(spec, item, given) };
     });
@@ -152,7 +200,7 @@ async function evaluateParts(
       spec,
       ...(group && { group }),
       numFewshot,
-      questions: rows.length,
+      questions,
       metrics,
       samples,
     });

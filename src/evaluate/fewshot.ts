@@ -27,9 +27,9 @@ export function fewshotContexts(
   const hasTest = spec.dataset?.split === "test";
   const testServes = hasTest && spec.dataset?.fewshotSplit === undefined;
   const drawn = hasTest ? count : count + 1;
-  if (drawn > examples.length) throw tooFew(spec, examples.length, count);
+  if ((sampler === "first_n" ? count : drawn) > examples.length) throw tooFew(spec, examples.length, count);
   const random = new PythonRandom(SEED);
-  const first = Array.from({ length: drawn }, (_, n) => n);
+  const first = Array.from({ length: Math.min(drawn, examples.length) }, (_, n) => n);
   return questions.map(({ row }) => {
     const chosen = sampler === "first_n" ? first : random.sample(examples.length, drawn);
     const same = JSON.stringify(row);

@@ -1,7 +1,7 @@
 // Asks a model about many continuations: in batches of similar length, what several requests begin with only once.
 // Not here: where the tokens come from (tokens.ts), and what the answers mean (task.ts, perplexity.ts).
 
-import { throwIfAborted, UsageError } from "../errors.ts";
+import { RunError, throwIfAborted, UsageError } from "../errors.ts";
 import type { Decoder, ScoredRows } from "../infer/decoder.ts";
 import type { LanguageModel } from "../infer/languageModel.ts";
 import type { TokenRequest } from "./tokens.ts";
@@ -52,7 +52,7 @@ interface Plan {
  * Log-likelihoods of groups of requests, in their order. Requests of a group should begin alike, as the answers to one
  * question do: what they share is computed once, and what a group shares with one before it is taken from the cache. A continuation that is longer than the model's positions is asked about in
  * pieces of half of them, each after as much as fits before it.
- * @throws UsageError for a continuation that is empty.
+ * @throws UsageError for a continuation that is empty; RunError where the model's answer is not a number.
  */
 export async function logLikelihoods(
   model: LanguageModel,
@@ -85,6 +85,11 @@ export async function logLikelihoods(
       next += taken.length;
       const results = await askBatch(decoder, taken, held);
       for (const [n, { group }] of taken.entries()) {
+        if (results[n].some(({ logLikelihood }) => Number.isNaN(logLikelihood))) {
+          throw new RunError(
+            "the model's answer is not a number: its weights are damaged (mone inspect --check-values looks), or too large for --dtype",
+          );
+        }
         answers[group] = results[n];
         onGroup?.(group, results[n]);
       }
@@ -119,7 +124,7 @@ function questionsOf(
   maxLength: number,
 ): Question[] {
   if (context.length === 0 || continuation.length === 0) {
-    throw new UsageError("a continuation to be scored has no token of its own: check the task's texts");
+    throw new UsageError("a continuation to be scored has no token of its own");
   }
   const whole = new Uint32Array(context.length + continuation.length);
   whole.set(context);

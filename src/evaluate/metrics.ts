@@ -86,11 +86,7 @@ export async function standardError(
   return standardDeviation(results);
 }
 
-/** The standard error of a group's mean, from those of its parts and their numbers of questions. */
-export function pooledStandardError(errors: readonly number[], sizes: readonly number[]): number {
-  const total = sizes.reduce((sum, size) => sum + size, 0);
-  const variance =
-    errors.reduce((sum, error, n) => sum + (sizes[n] - 1) * error ** 2 * sizes[n], 0) /
-    (total - sizes.length);
-  return Math.sqrt(variance / total);
+/** The standard error of a mean of parts, each with the same weight, from those of the parts. */
+export function meanStandardError(errors: readonly number[]): number {
+  return Math.hypot(...errors) / errors.length;
 }

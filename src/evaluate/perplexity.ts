@@ -3,7 +3,7 @@
 // stream of tokens without documents.
 
 import { UsageError } from "../errors.ts";
-import { type LanguageModel, startIds } from "../infer/languageModel.ts";
+import type { LanguageModel } from "../infer/languageModel.ts";
 import type { DocumentPart } from "../text/textFiles.ts";
 import { checkMaxLength } from "./logLikelihood.ts";
 import { askLogged, type RequestLog } from "./requestLog.ts";
@@ -63,7 +63,7 @@ export async function perplexity(
   const stride = options.stride ?? maxLength;
   if (!Number.isInteger(stride) || stride < 1 || stride > maxLength)
     throw new UsageError(`the stride must be from 1 to the ${maxLength} positions of a window`);
-  const prefix = startIds(tokenizer)[0];
+  const prefix = model.startIds[0];
   let total: TextScore = { documents: 0, tokens: 0, words: 0, bytes: 0, logLikelihood: 0 };
   let waiting: { id: string; text: string; tokens: number; windows: TokenRequest[] }[] = [];
   const ask = async () => {

@@ -1,7 +1,7 @@
 // Named functions that add to a row what a task's templates need: how EleutherAI's lm-evaluation-harness prepares the
 // rows of those data sets whose prompts are more than fields put together. Not here: the tasks themselves (tasks/).
 
-import { UsageError } from "../errors.ts";
+import { quote, UsageError } from "../errors.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -34,7 +34,7 @@ export const preparations = {
 
   /** The same from a `query` that ends in ", because" or ", therefore". */
   copaQuery(row: Fields): Fields {
-    const choices = (row.choices as string[]).map((choice) => ` ${lowerFirst(choice)}`);
+    const choices = texts(row, "choices").map((choice) => ` ${lowerFirst(choice)}`);
     return { ...row, query: text(row, "query").replace(/, (because|therefore)$/, " $1"), choices };
   },
 
@@ -43,23 +43,24 @@ export const preparations = {
     const second = text(row, "ctx_b");
     const capital = second.slice(0, 1).toUpperCase() + second.slice(1).toLowerCase();
     const query = withoutMarks(`${text(row, "activity_label")}: ${text(row, "ctx_a")} ${capital}`);
-    return { ...row, query, choices: (row.endings as string[]).map(withoutMarks), gold: Number(row.label) };
+    return { ...row, query, choices: texts(row, "endings").map(withoutMarks), gold: row.label };
   },
 
   /** Up to the gap and an option; what is scored is all after the gap. `answer` is 1 or 2. */
   winogrande(row: Fields): Fields {
     const sentence = text(row, "sentence");
     const gap = sentence.indexOf("_");
+    if (gap < 0) throw new UsageError(`a row's sentence has no gap _: ${quote(sentence)}`);
     const contexts = ["option1", "option2"].map((option) => sentence.slice(0, gap) + text(row, option));
-    return { ...row, contexts, rest: sentence.slice(gap + 1).trim(), gold: Number(row.answer) - 1 };
+    return { ...row, contexts, rest: sentence.slice(gap + 1).trim(), gold: number(row, "answer") - 1 };
   },
 
   /** Up to the pronoun and an option in its place; the rest keeps the space it begins with. */
   wsc273(row: Fields): Fields {
     const sentence = text(row, "text").replaceAll("  ", " ");
-    const at = Number(row.pronoun_loc);
+    const at = number(row, "pronoun_loc");
     const pronoun = text(row, "pronoun");
-    const contexts = (row.options as string[]).map(
+    const contexts = texts(row, "options").map(
       (option) => sentence.slice(0, at) + optionFor(option, pronoun, sentence[at - 2] === "."),
     );
     return { ...row, contexts, rest: sentence.slice(at + pronoun.length) };
@@ -104,4 +105,17 @@ function text(row: Fields, field: string): string {
   const value = row[field];
   if (typeof value !== "string") throw new UsageError(`a row's field ${field} is no text`);
   return value;
+}
+
+function texts(row: Fields, field: string): string[] {
+  const value = row[field];
+  if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
+  throw new UsageError(`a row's field ${field} is no list of texts`);
+}
+
+/** A whole number from 0, which data sets also write as text. */
+function number(row: Fields, field: string): number {
+  const value = row[field];
+  if (/^\d+$/.test(String(value))) return Number(value);
+  throw new UsageError(`a row's field ${field} is no number: ${quote(value)}`);
 }

@@ -3,11 +3,11 @@
 
 import { createHash } from "node:crypto";
 import type { Sample, TaskResult } from "./evaluate.ts";
-import { higherIsBetter, mean, pooledStandardError } from "./metrics.ts";
+import { higherIsBetter, mean, meanStandardError } from "./metrics.ts";
 import type { Perplexity } from "./perplexity.ts";
 import type { MetricName, TaskSpec } from "./task.ts";
 
-/** A number of a result: a metric and its standard error, "N/A" where there is none. */
+/** A number of a result: a metric and its standard error; "N/A" where there is none, "Infinity" where JSON has no number. */
 type Numbers = Record<string, number | string>;
 
 /** The object of a result file; keys and nesting are the harness's. */
@@ -80,8 +80,8 @@ function addTask(
   const numbers: Numbers = { alias: group === undefined ? name : ` - ${name}` };
   for (const metric of spec.metrics) {
     const { value, standardError } = metrics[metric] ?? { value: Number.NaN, standardError: undefined };
-    numbers[`${metric},none`] = value;
-    numbers[`${metric}_stderr,none`] = standardError ?? "N/A";
+    numbers[`${metric},none`] = asJson(value);
+    numbers[`${metric}_stderr,none`] = standardError === undefined ? "N/A" : asJson(standardError);
   }
   file.results[name] = numbers;
   if (group === undefined) file.group_subtasks[name] = [];
@@ -102,10 +102,9 @@ function addGroup(file: HarnessResults, group: string, parts: readonly TaskResul
     );
     const errors = found.map(({ standardError }) => standardError);
     const known = errors.filter((error) => error !== undefined);
-    numbers[`${metric},none`] = mean(found.map(({ value }) => value));
-    const sizes = parts.map(({ samples }) => samples.length);
+    numbers[`${metric},none`] = asJson(mean(found.map(({ value }) => value)));
     numbers[`${metric}_stderr,none`] =
-      known.length === errors.length ? pooledStandardError(known, sizes) : "N/A";
+      known.length === errors.length ? asJson(meanStandardError(known)) : "N/A";
   }
   file.results[group] = numbers;
   file.groups = { ...file.groups, [group]: numbers };
@@ -129,7 +128,7 @@ function addPerplexity(
   };
   const numbers: Numbers = { alias: name };
   for (const [metric, value] of Object.entries(metrics)) {
-    numbers[`${metric},none`] = value;
+    numbers[`${metric},none`] = asJson(value);
     numbers[`${metric}_stderr,none`] = "N/A";
   }
   file.results[name] = numbers;
@@ -156,6 +155,11 @@ function taskConfig(name: string, spec: TaskSpec, numFewshot: number): Record<st
     })),
     metadata: { version: spec.version },
   };
+}
+
+/** JSON would make null of what is not finite. */
+function asJson(value: number): number | string {
+  return Number.isFinite(value) ? value : String(value);
 }
 
 function directions(metrics: readonly MetricName[]): Record<string, boolean> {

@@ -92,6 +92,6 @@ function hellaswagRows(text: string, name: string): Row[] {
   if (lines.length % 6 !== 0) throw new UsageError(`${name} does not have six lines an item`);
   return Array.from({ length: lines.length / 6 }, (_, item) => {
     const [query, gold, ...choices] = lines.slice(6 * item, 6 * item + 6);
-    return { query, gold: Number(gold), choices };
+    return { query, gold, choices };
   });
 }

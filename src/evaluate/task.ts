@@ -2,7 +2,7 @@
 // semantics of EleutherAI's lm-evaluation-harness. The built-in ones are in tasks/; a user's is the same in YAML or
 // JSON. Not here: reading rows (rows.ts), and what is computed from the answers (metrics.ts).
 
-import { UsageError } from "../errors.ts";
+import { nearest, quote, UsageError } from "../errors.ts";
 import { type Preparation, preparations } from "./prepare.ts";
 
 /** A row of a data set. */
@@ -13,7 +13,7 @@ export type MetricName = (typeof metricNames)[number];
 
 /**
  * One form in which rows of a task come. Texts are templates: `{{field}}` or `{{field.inner}}` is replaced by what the
- * row has there.
+ * row has there. The harness's templates are programs (Jinja); of these only such fields are understood, the rest refused.
  */
 export interface Layout {
   /** The fields by which it is known; the first layout whose fields a row has is taken. */
@@ -100,10 +100,13 @@ export function itemOf(spec: TaskSpec, row: Row, where: string): Item {
     };
   }
   const choices = choicesOf(layout, fields, where);
-  const gold = typeof layout.gold === "number" ? layout.gold : Number(fill(layout.gold ?? ""));
-  if (!Number.isInteger(gold) || gold < 0 || gold >= choices.length) {
+  const named = typeof layout.gold === "number" ? String(layout.gold) : fill(layout.gold ?? "");
+  // Parts of data sets that nobody has answered have "" there.
+  const isNumber = /^\d+$/.test(named);
+  const gold = Number(named);
+  if (!isNumber || gold >= choices.length) {
     throw new UsageError(
-      `${where}: the right answer is ${gold}, but there are ${choices.length} choices, from 0`,
+      `${where}: the right answer is ${isNumber ? gold : quote(named)}, but there are ${choices.length} choices, from 0`,
     );
   }
   if (spec.output === "contexts") {
@@ -142,8 +145,10 @@ function choicesOf({ choices = [] }: Layout, row: Row, where: string): string[] 
   return list as string[];
 }
 
+const TEMPLATE_FIELD = /\{\{\s*([\w.]+)\s*\}\}/g;
+
 function fillTemplate(template: string, row: Row, where: string): string {
-  return template.replace(/\{\{([\w.]+)\}\}/g, (_, path: string) => {
+  return template.replace(TEMPLATE_FIELD, (_, path: string) => {
     const value = lookUp(row, path);
     if (typeof value !== "string" && typeof value !== "number" && typeof value !== "boolean") {
       throw new UsageError(`${where}: the field ${path} is no text and no number`);
@@ -162,30 +167,84 @@ function lookUp(row: Row, path: string): unknown {
   return value;
 }
 
+/** What can be computed of a task's answers: the harness has no lengths to divide by where there are no choices. */
+const metricsOf: Readonly<Record<TaskSpec["output"], readonly MetricName[]>> = {
+  choices: ["acc", "acc_norm", "acc_bytes"],
+  contexts: ["acc", "acc_norm", "acc_bytes"],
+  completion: ["acc", "perplexity"],
+};
+
 /** A user's declaration, checked. @throws UsageError naming what is wrong in `where`. */
 export function checkTaskSpec(value: unknown, where: string): TaskSpec {
-  const fail = (problem: string): never => {
+  const fail: (problem: string) => never = (problem) => {
     throw new UsageError(`${where} declares no task: ${problem}`);
   };
-  if (typeof value !== "object" || value === null) fail("it is no object");
-  const spec = { version: 0, ...(value as object) } as TaskSpec;
+  if (!isObject(value)) fail("it is no object");
+  const known = nearestUnknown(value, keys);
+  if (known) fail(known);
+  const spec = { version: 0, ...value } as unknown as TaskSpec;
   if (typeof spec.task !== "string" || !/^[\w.-]+$/.test(spec.task)) fail("it has no name as `task`");
-  if (!["choices", "contexts", "completion"].includes(spec.output))
-    fail("`output` must be choices, contexts or completion");
+  if (!Object.hasOwn(needs, spec.output)) fail("`output` must be choices, contexts or completion");
   const metrics: unknown = spec.metrics;
-  if (!Array.isArray(metrics) || metrics.length === 0 || !metrics.every((m) => metricNames.includes(m)))
-    fail(`\`metrics\` must be a list of ${metricNames.join(", ")}`);
-  if (!Array.isArray(spec.layouts) || spec.layouts.length === 0) fail("`layouts` must be a list");
-  for (const layout of spec.layouts) {
-    if (!Array.isArray(layout.has)) fail("a layout needs the list of fields `has`");
-    if (layout.prepare !== undefined && !Object.hasOwn(preparations, layout.prepare))
-      fail(`\`prepare\` must be one of ${Object.keys(preparations).join(", ")}`);
-    const needs = {
-      choices: ["choices", "gold"],
-      contexts: ["choices", "target", "gold"],
-      completion: ["target"],
-    };
-    for (const key of needs[spec.output]) if (!(key in layout)) fail(`a layout needs \`${key}\``);
+  const possible: readonly string[] = metricsOf[spec.output];
+  if (!Array.isArray(metrics) || metrics.length === 0 || !metrics.every((m) => possible.includes(m)))
+    fail(`\`metrics\` of ${spec.output} must be a list of ${possible.join(", ")}`);
+  if (spec.files !== undefined && !isTexts(spec.files)) fail("`files` must be a list of names");
+  for (const key of ["delimiter", "groupBy"] as const) {
+    if (spec[key] !== undefined && typeof spec[key] !== "string") fail(`\`${key}\` must be text`);
   }
+  if (!Array.isArray(spec.layouts) || spec.layouts.length === 0) fail("`layouts` must be a list");
+  for (const layout of spec.layouts as readonly unknown[]) checkLayout(layout, spec.output, fail);
   return spec;
+}
+
+const keys = [
+  ...["task", "version", "output", "metrics", "layouts", "files", "dataset", "delimiter"],
+  ...["groupBy", "groupVersion", "fewshot"],
+];
+const layoutKeys = ["has", "prepare", "context", "choices", "target", "gold"];
+/** What a layout must have, by the task's output. */
+const needs: Readonly<Record<TaskSpec["output"], readonly string[]>> = {
+  choices: ["choices", "gold"],
+  contexts: ["choices", "target", "gold"],
+  completion: ["target"],
+};
+
+function checkLayout(layout: unknown, output: TaskSpec["output"], fail: (problem: string) => never): void {
+  if (!isObject(layout) || !isTexts(layout.has)) fail("a layout needs the list of fields `has`");
+  const unknown = nearestUnknown(layout, layoutKeys);
+  if (unknown) fail(`in a layout ${unknown}`);
+  const { prepare, choices, gold } = layout;
+  if (prepare !== undefined && !(typeof prepare === "string" && Object.hasOwn(preparations, prepare)))
+    fail(`\`prepare\` must be one of ${Object.keys(preparations).join(", ")}`);
+  for (const key of needs[output]) if (!(key in layout)) fail(`a layout needs \`${key}\``);
+  if (choices !== undefined && typeof choices !== "string" && !isTexts(choices))
+    fail("`choices` must be the name of a field, or a list of texts");
+  for (const key of ["context", "target"]) {
+    if (layout[key] !== undefined && typeof layout[key] !== "string") fail(`\`${key}\` must be text`);
+  }
+  if (gold !== undefined && typeof gold !== "string" && !(Number.isInteger(gold) && (gold as number) >= 0))
+    fail("`gold` must be a number from 0, or a text that becomes one");
+  const templates = [layout.context, layout.target, gold, ...(Array.isArray(choices) ? choices : [])];
+  for (const template of templates) {
+    if (typeof template !== "string" || !/\{[{%]/.test(template.replace(TEMPLATE_FIELD, ""))) continue;
+    fail(
+      `${quote(template)} is more than texts and {{field}} or {{field.inner}}: put fields that are ready in the rows`,
+    );
+  }
+}
+
+function nearestUnknown(value: object, known: readonly string[]): string | undefined {
+  const key = Object.keys(value).find((one) => !known.includes(one));
+  if (key === undefined) return undefined;
+  const suggestion = nearest(key, known);
+  return `the key ${quote(key)} means nothing${suggestion ? `; is it ${suggestion}?` : `: there are ${known.join(", ")}`}`;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((text) => typeof text === "string");
 }

@@ -18,12 +18,16 @@ const SPACES = new RegExp(`${SPACE}+`);
 
 /**
  * Tokens of a continuation after its context. White space at the context's end belongs to the continuation; both are
- * encoded together, and what the context alone does not have is the continuation. An empty context is the end of
- * another text (or a new line, where the tokenizer has no such token).
+ * encoded together, and what the context alone does not have is the continuation. An empty context is the last of
+ * `start`: what a text without a beginning follows (`LanguageModel.startIds`).
  */
-export function encodePair(tokenizer: Tokenizer, context: string, continuation: string): TokenRequest {
-  if (context === "")
-    return { context: startIds(tokenizer).slice(-1), continuation: tokenizer.encode(continuation) };
+export function encodePair(
+  tokenizer: Tokenizer,
+  context: string,
+  continuation: string,
+  start: Uint32Array = startIds(tokenizer),
+): TokenRequest {
+  if (context === "") return { context: start.slice(-1), continuation: tokenizer.encode(continuation) };
   const space = context.match(TRAILING_SPACE)?.[0] ?? "";
   const trimmed = context.slice(0, context.length - space.length);
   const whole = tokenizer.encode(context + continuation);

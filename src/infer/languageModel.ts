@@ -27,6 +27,8 @@ export interface GenerateOptions extends SamplingOptions {
 export interface GenerationDefaults extends Pick<SamplingOptions, "temperature" | "topK" | "topP"> {
   /** Tokens that end the text, besides the tokenizer's. */
   readonly eosIds?: readonly number[];
+  /** The token that stands before a text: its beginning-of-text token, else its end-of-text token. */
+  readonly startToken?: string;
 }
 
 export class LanguageModel {
@@ -79,6 +81,12 @@ export class LanguageModel {
     return this.model.config;
   }
 
+  /** What a text without a beginning is taken to follow: the model's own token for that, if it names one. */
+  get startIds(): Uint32Array {
+    const named = this.tokenizer.encode(this.defaults.startToken ?? "");
+    return named.length === 1 ? named : startIds(this.tokenizer);
+  }
+
   /** A cache for sequences of this model, to be closed by the caller. */
   decoder(options: DecoderOptions = {}): Decoder {
     return new Decoder(this.model, { bf16: this.#bf16, kept: this.kept, ...options });
@@ -94,8 +102,8 @@ export class LanguageModel {
     const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
     const sampling = checkSampling(options, this.defaults);
     const { tokenizer } = this;
-    // A model needs something to continue: where there is no prompt, the end of another text, or a new line.
-    let ids = prompt === "" ? startIds(tokenizer) : tokenizer.encode(prompt);
+    // A model needs something to continue.
+    let ids = prompt === "" ? this.startIds : tokenizer.encode(prompt);
     const room = this.config.max_position_embeddings - ids.length;
     if (room < 1) {
       throw new UsageError(
@@ -135,7 +143,7 @@ export class LanguageModel {
   }
 }
 
-/** What a text without a beginning is taken to follow. */
+/** What a text without a beginning is taken to follow where no model says it: the end of another one, or a new line. */
 export function startIds(tokenizer: Tokenizer): Uint32Array {
   return tokenizer.eosId === undefined ? tokenizer.encode("\n") : Uint32Array.of(tokenizer.eosId);
 }

@@ -1,15 +1,13 @@
 // `study`: how sparse the experts of a model are on a text. Plans (plan.ts), measures in stages (measure.ts), then writes
 // study.json, tables and the page.
 
-import { createHash, type Hash } from "node:crypto";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { openBackend } from "../backends/cpu.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { fingerprintOf } from "../checkpoint/fingerprint.ts";
 import { findModelFolder, openStoredModel } from "../checkpoint/loadModel.ts";
 import { readModelConfig, readTokenizer } from "../checkpoint/modelFolder.ts";
 import { studyFormat, studyVersion } from "../checkpoint/studyFile.ts";
-import { TensorFiles } from "../checkpoint/tensorFiles.ts";
 import { UsageError } from "../errors.ts";
 import type { Kept } from "../model/neurons.ts";
 import type { Transformer } from "../model/transformer.ts";
@@ -129,29 +127,4 @@ function describe(text: StudyText, window: number): StudyResult["text"] {
     calibrationTokens: sum(text.calibration, ({ inputs }) => inputs.length),
     window,
   };
-}
-
-/** Of the files' lengths and samples all over them: weights differ everywhere, and large files would take long to read. */
-function fingerprintOf(folder: string): string {
-  const opened = TensorFiles.open(folder);
-  opened.close();
-  const hash = createHash("sha256");
-  for (const { path } of opened.files) hashSamples(hash, path);
-  return hash.digest("hex");
-}
-
-function hashSamples(hash: Hash, path: string): void {
-  const file = openSync(path, "r");
-  try {
-    const { size } = fstatSync(file);
-    hash.update(String(size));
-    const sample = new Uint8Array(4096);
-    const samples = 256;
-    for (let i = 0; i < samples; i++) {
-      const count = readSync(file, sample, 0, sample.length, Math.floor((size * i) / samples));
-      hash.update(sample.subarray(0, count));
-    }
-  } finally {
-    closeSync(file);
-  }
 }

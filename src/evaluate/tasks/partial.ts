@@ -33,7 +33,7 @@ export const wsc273: TaskSpec = {
   output: "contexts",
   metrics: ["acc"],
   files: ["winograd_wsc"],
-  dataset: { path: "ErnestSDavis/winograd_wsc", name: "wsc273", split: "test" },
+  dataset: { path: "lighteval/winograd_wsc", name: "wsc273", split: "test" },
   layouts: [
     {
       has: ["text", "pronoun", "pronoun_loc", "options", "label"],
