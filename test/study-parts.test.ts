@@ -10,6 +10,7 @@ import { bootstrap } from "../src/study/bootstrap.ts";
 import { evenness } from "../src/study/evenness.ts";
 import { GateHistogram } from "../src/study/histogram.ts";
 import type { SettingResult, SpeedResult } from "../src/study/result.ts";
+import { searchKept } from "../src/study/search.ts";
 import { timeByTurns } from "../src/study/turns.ts";
 import { verdictOf } from "../src/study/verdict.ts";
 
@@ -38,6 +39,33 @@ test("bootstrap: the same seed, the same interval; one unit, no width", () => {
     bootstrap(1, (weights) => 5 * weights[0]),
     { low: 5, high: 5 },
   );
+});
+
+test("the search ends at the least K within the tolerance, whatever was measured before", async () => {
+  for (const least of [1, 2, 37, 191, 192]) {
+    /** Perplexity's ratio rises as K falls, and passes the tolerance below `least`. */
+    const ratio = (kept: number) => 1 + (0.01 * least) / kept;
+    for (const grid of [[], [96], [173, 96, 10], [1]]) {
+      const results = grid.map((kept) => ({
+        name: `gate-k${kept}`,
+        kind: "neurons" as const,
+        criterion: "gate" as const,
+        ratio: ratio(kept),
+      }));
+      const others = [
+        { name: "static-k5", kind: "neurons", criterion: "static", ratio: 1 },
+        { name: "given-1", kind: "per-layer", criterion: "gate", ratio: 1 },
+      ] as const;
+      let passes = 0;
+      const run = async (kept: number) => {
+        passes++;
+        return { ratio: ratio(kept) };
+      };
+      const found = await searchKept(192, [...results, ...others], "neurons", 0.01, run);
+      assert.equal(found, least, `after ${grid}`);
+      assert.ok(passes <= 9, `${passes} passes`);
+    }
+  }
 });
 
 test("greedy allocation meets its budget and beats one K where layers differ", () => {

@@ -1,13 +1,14 @@
 // The study on tiny models: criteria against their definitions, what must be equal to the last bit, resuming.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { Backend } from "../src/backends/backend.ts";
 import { loadModel, openStoredModel } from "../src/checkpoint/loadModel.ts";
 import { saveModel } from "../src/checkpoint/modelFolder.ts";
+import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { readNeuronsOption } from "../src/checkpoint/studyFile.ts";
 import { UsageError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
@@ -127,6 +128,9 @@ for (const name of Object.keys(variants)) {
     const error = (i: number) => Math.hypot(...results[i].layerErrors);
     for (const [i] of criteria.entries()) assert.ok(total(results[i], "divergence") > 0, criteria[i]);
     assert.ok(error(2) <= error(0), "oracle-norm against gate");
+    assert.ok(error(1) <= error(0), "oracle against gate");
+    const more = await evaluateAll(name, [neuronSetting("gate", 2 * kept)]);
+    assert.ok(Math.hypot(...more[0].layerErrors) < error(0), "twice as many neurons");
     assert.ok(error(0) < error(3), "gate against random");
     assert.ok(error(0) < error(4), "gate against static");
     for (const share of results[0].keptShares) assert.ok(Math.abs(share - kept / width) < 1e-12);
@@ -202,6 +206,35 @@ test("a list of K by layer: the same K is the same model, another is not, in for
   model.close();
 });
 
+test("padding counts neither in layer errors nor in shares kept", async () => {
+  for (const name of ["MoE", "dense"]) {
+    const model = open(name);
+    const setting = neuronSetting("threshold", 8);
+    const calibrated = await calibrate(model, text.calibration, ["threshold"]);
+    const cut = ({ inputs, targets, ...rest }: Window, length: number): Window => ({
+      ...rest,
+      inputs: inputs.slice(0, length),
+      targets: targets.slice(0, length),
+    });
+    const whole = text.measured.find(({ inputs }) => inputs.length === 32) as Window;
+    const evaluated = (windows: readonly Window[]) =>
+      new Evaluator(model, windows, reference).evaluate(setting, { seed: 3, calibrated });
+    const [long, short, both] = [
+      await evaluated([whole]),
+      await evaluated([cut(whole, 2)]),
+      await evaluated([whole, cut(whole, 2)]),
+    ];
+    for (const [layer, share] of both.keptShares.entries()) {
+      const mean = (32 * long.keptShares[layer] + 2 * short.keptShares[layer]) / 34;
+      assert.ok(Math.abs(share - mean) < 1e-9, `${name}, layer ${layer}: ${share}, not ${mean}`);
+      const errors = [long, short, both].map(({ layerErrors }) => layerErrors[layer]);
+      assert.ok(errors[2] >= Math.min(...errors.slice(0, 2)) && errors[2] <= Math.max(...errors.slice(0, 2)));
+    }
+    calibrated.close();
+    model.close();
+  }
+});
+
 test("activation statistics of one layer against a count by hand", async () => {
   const model = open("dense");
   const kept = 6;
@@ -246,6 +279,30 @@ test("of a short text in one document most is measured, though the model could s
     windows.reduce((sum, { inputs }) => sum + inputs.length, 0);
   assert.equal(tokensOf(text.calibration), 100);
   assert.equal(tokensOf(text.measured), 400);
+});
+
+test("as much text is taken as was asked for, whatever its documents and lines are like", async () => {
+  const read = async (documents: string[], tokens = 400, window = 32) => {
+    const options = { window, tokens, calibrationTokens: tokens / 4 };
+    const found = await readStudyText(corpusOf(documents), byteTokenizer(), options);
+    const tokensOf = (windows: readonly Window[]) => windows.reduce((sum, one) => sum + one.inputs.length, 0);
+    return { ...found, counts: [tokensOf(found.calibration), tokensOf(found.measured)] };
+  };
+  const letters = (count: number) => "abcdefghij".repeat(count / 10);
+  for (const documents of [
+    [letters(170), letters(170), letters(170)], // what each could give more was cut off
+    Array.from({ length: 10 }, () => letters(60)),
+    [letters(5000), letters(10)],
+    [letters(20), letters(5000)],
+  ]) {
+    const [calibration, measured] = (await read(documents)).counts;
+    assert.ok(calibration + measured >= 490 && calibration + measured <= 500, `${calibration} + ${measured}`);
+    assert.ok(measured >= 200, `${measured} of 400 measured`);
+  }
+  // One document: its end, though it comes as a list of documents; a line may be longer than what is read.
+  const { measured, counts } = await read([`${letters(9000)}END\n`], 400, 100);
+  assert.deepEqual(counts, [100, 400]);
+  assert.ok(String.fromCharCode(...measured.flatMap(({ targets }) => [...targets])).endsWith("END\n"));
 });
 
 test("settings have stable names, without repetition", () => {
@@ -392,8 +449,42 @@ test("another tolerance recommends another K, and its speed is measured anew", a
   // What was measured for the first one is still known.
   const again = await study(model, { ...options, tolerance: 0.01 });
   assert.deepEqual(again, strict);
+  await assert.rejects(study(model, { ...options, seed: 2 }), /holds a study of another seed: give another/);
+  await assert.rejects(study(model, { ...options, criteria: ["oracle"] }), /of another choice of criteria:/);
+  // The verdict is about the gate, measured for it where no setting is.
+  const { out: _, ...elsewhere } = options;
+  const unmeasured = await study(model, {
+    ...elsewhere,
+    criteria: ["oracle"],
+    shares: [0.5],
+    tolerance: 1e9,
+  });
+  assert.equal(unmeasured.kept, 1);
   assert.ok(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
   for (const { tokensPerSecond, least, most } of strict.speeds) {
     assert.ok(least <= tokensPerSecond && tokensPerSecond <= most);
   }
+});
+
+test("a model whose numbers are not finite is refused, not found to be perfect", async () => {
+  const damaged = join(folder, "damaged");
+  cpSync(join(folder, "dense"), damaged, { recursive: true });
+  const path = join(damaged, "model.safetensors");
+  const file = SafetensorsFile.open(path);
+  const place = file.tensors.get("model.norm.weight")?.begin as number;
+  file.close();
+  const bytes = readFileSync(path);
+  bytes.writeFloatLE(Number.NaN, place);
+  writeFileSync(path, bytes);
+  const options = {
+    data: join(folder, "text.txt"),
+    tokens: 200,
+    perLayer: false,
+    backend,
+    dtype: "f32",
+  } as const;
+  await assert.rejects(study(damaged, options), {
+    name: "RunError",
+    message: /is NaN: the model's weights are damaged/,
+  });
 });

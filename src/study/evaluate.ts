@@ -7,9 +7,10 @@
 import type { Backend } from "../backends/backend.ts";
 import { throwIfAborted } from "../errors.ts";
 import { IGNORE } from "../kernels/crossEntropy.ts";
-import { keepWords } from "../kernels/neuronTopK.ts";
+import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
 import type { ForwardOptions, Transformer } from "../model/transformer.ts";
 import type { ExpertsOverride } from "../mone/expert.ts";
+import type { Routing } from "../mone/router.ts";
 import { combine, linear, neuronExperts } from "../tensor/ops.ts";
 import { logitDivergence, studyExperts } from "../tensor/studyOps.ts";
 import { Tape } from "../tensor/tape.ts";
@@ -18,7 +19,7 @@ import { attendWithin } from "../train/step.ts";
 import type { Setting } from "./settings.ts";
 import type { Window } from "./text.ts";
 
-/** Tokens that go through the model at once; and the first tokens, on which layers are compared. */
+/** Tokens that go through the model at once, at least a window; the first batch is also where layers are compared. */
 const BATCH_TOKENS = 2048;
 /** Logits in memory at a time, per model. */
 const CHUNK_LOGITS = 1 << 22;
@@ -46,7 +47,7 @@ export interface WindowSums {
 
 export interface Evaluation {
   readonly windows: readonly WindowSums[];
-  /** By layer: |y - y of all neurons| / |y of all neurons| for the same input, the norms over the first tokens. */
+  /** By layer: |y - y of all neurons| / |y of all neurons| for the same input, the norms over the longest windows. */
   readonly layerErrors: readonly number[];
   /** By layer: mean share of neurons kept, over the same tokens. */
   readonly keptShares: readonly number[];
@@ -142,11 +143,13 @@ export class Evaluator {
       const tape = new Tape(backend, { recording: false });
       try {
         const compare = index === 0 && setting.kind !== "experts" ? layers : undefined;
+        const isToken = (t: number) =>
+          t % batch.length < batch.windows[Math.floor(t / batch.length)].inputs.length;
         const forward = forwardOptions(tape, setting, batch, { ...options, compare });
         const hidden = forwardBatch(tape, this.model, batch, forward);
         const each = await this.#compareLogits(hidden, reference[index], batch);
         for (const [row, at] of batch.indices.entries()) sums[at] = sumWindow(each, batch, row);
-        for (const layer of compare ?? []) await layer.read();
+        for (const layer of compare ?? []) await layer.read(isToken);
       } finally {
         tape.release();
       }
@@ -227,30 +230,46 @@ class LayerComparison {
   readonly #sparse: Tensor;
   readonly #full: Tensor;
   readonly #keep: Tensor;
+  readonly #routed: Routing | undefined;
   readonly #neurons: number;
   readonly #backend: Backend;
 
-  constructor(tape: Tape, sparse: Tensor, full: Tensor, keep: Tensor, neurons: number) {
+  constructor(
+    tape: Tape,
+    { sparse, full, keep, routed }: { sparse: Tensor; full: Tensor; keep: Tensor; routed?: Routing },
+    neurons: number,
+  ) {
     this.#sparse = tape.keep(sparse);
     this.#full = tape.keep(full);
     this.#keep = tape.keep(keep);
+    if (routed) tape.keep(routed.slotOfRow);
+    this.#routed = routed;
     this.#neurons = neurons;
     this.#backend = tape.backend;
   }
 
-  async read(): Promise<void> {
-    const [sparse, full, keep] = await Promise.all(
-      [this.#sparse, this.#full, this.#keep].map(({ buffer, size }) => this.#backend.read(buffer, 0, size)),
-    );
+  /** @param isToken whether a token of the batch is one of the text, not padding. */
+  async read(isToken: (token: number) => boolean): Promise<void> {
+    const read = ({ buffer, size }: Tensor) => this.#backend.read(buffer, 0, size);
+    const [sparse, full, keep] = await Promise.all([this.#sparse, this.#full, this.#keep].map(read));
+    const [tokens, width] = this.#full.shape;
     let [difference, norm] = [0, 0];
-    for (let i = 0; i < full.length; i++) {
+    for (let i = 0; i < tokens * width; i++) {
+      if (!isToken(Math.floor(i / width))) continue;
       difference += (sparse[i] - full[i]) ** 2;
       norm += full[i] ** 2;
     }
     this.error = norm > 0 ? Math.sqrt(difference / norm) : 0;
-    let kept = 0;
-    for (let word of keep) for (; word !== 0; word &= word - 1) kept++;
-    this.keptShare = kept / ((keep.length / keepWords(this.#neurons)) * this.#neurons);
+    const slots = this.#routed && (await read(this.#routed.slotOfRow));
+    const active = this.#routed?.weights.shape[1] ?? 1;
+    const words = keepWords(this.#neurons);
+    let [kept, rows] = [0, 0];
+    for (let r = 0; r < keep.length / words; r++) {
+      if (!isToken(slots ? Math.floor(slots[r] / active) : r)) continue;
+      rows++;
+      for (const word of keep.subarray(r * words, (r + 1) * words)) kept += bitCount(word);
+    }
+    this.keptShare = kept / (rows * this.#neurons);
   }
 }
 
@@ -278,7 +297,8 @@ export function forwardOptions(
         const full = neuronExperts(on, x, offsets, weights, all).y;
         const summed = (rows: Tensor) =>
           options.routed ? combine(on, rows, x.shape[0], options.routed) : rows;
-        compare.push(new LayerComparison(on, summed(y), summed(full), keep, weights.gate.shape[1]));
+        const outputs = { sparse: summed(y), full: summed(full), keep, routed: options.routed };
+        compare.push(new LayerComparison(on, outputs, weights.gate.shape[1]));
       }
       return y;
     };

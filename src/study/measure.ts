@@ -11,12 +11,11 @@ import { type Evaluation, Evaluator } from "./evaluate.ts";
 import type { StudyParts } from "./parts.ts";
 import type { StudyOptions, StudyPlan } from "./plan.ts";
 import { type SettingResult, type StudyResult, settingResult, unitsOf } from "./result.ts";
-import { GIVEN, keptCounts, neuronSetting, type Setting } from "./settings.ts";
+import { searchKept } from "./search.ts";
+import { keptCounts, neuronSetting, type Setting } from "./settings.ts";
 import { speedsOf, timedSettings } from "./speeds.ts";
 import { verdictOf } from "./verdict.ts";
 
-/** Where the verdict's search ends: this many passes at most. */
-const SEARCH_STEPS = 5;
 /** Mean pruned shares at which K per layer is compared with one K. */
 const perLayerShares: readonly number[] = [0.5, 0.7, 0.8, 0.9, 0.95];
 
@@ -81,24 +80,30 @@ export async function measure(
     });
     const own = keptNeurons(config);
     const byGate = (mean: number) => run(neuronSetting("gate", mean), "looking for the limit");
-    const best = await searchKept(own, results.values(), "neurons", tolerance, byGate);
-    let kept: StudyResult["kept"] = best;
-    let allocation: StudyResult["allocation"];
-    if (perLayer && activation.layers.length > 1) {
-      const layers = activation.layers.map(({ layer }) => layer);
-      const costs = await layerCosts(model, text.calibration, layers, parts, { seed, signal, onProgress });
-      allocation = costs;
-      const byLayer = (mean: number) => run(perLayerSetting(config, layers, costs, mean), "K per layer");
+    const layers = activation.layers.map(({ layer }) => layer);
+    const allocation: StudyResult["allocation"] =
+      perLayer && layers.length > 1
+        ? await layerCosts(model, text.calibration, layers, parts, { seed, signal, onProgress })
+        : undefined;
+    const byLayer = (costs: NonNullable<typeof allocation>, mean: number) =>
+      run(perLayerSetting(config, layers, costs, mean), "K per layer");
+    if (allocation) {
       for (const mean of keptCounts(config, perLayerShares).filter((count) => count < own)) {
-        await byLayer(mean);
+        await byLayer(allocation, mean);
         await byGate(mean);
       }
+    }
+    const best = await searchKept(own, results.values(), "neurons", tolerance, byGate);
+    let kept: StudyResult["kept"] = best;
+    if (allocation) {
+      const costs = allocation;
       // K per layer is recommended where it drops more, or the same with less harm.
-      const bestByLayer = await searchKept(own, results.values(), "per-layer", tolerance, byLayer);
+      const measureByLayer = (mean: number) => byLayer(costs, mean);
+      const bestByLayer = await searchKept(own, results.values(), "per-layer", tolerance, measureByLayer);
       const uniform = results.get(`gate-k${best}`);
       const mean = Math.min(best, bestByLayer);
       if (mean < own) {
-        const result = await byLayer(mean);
+        const result = await byLayer(costs, mean);
         const isBetter = mean < best || result.ratio < (uniform?.ratio ?? 1);
         if (result.ratio <= 1 + tolerance && isBetter) kept = result.kept;
       }
@@ -126,38 +131,4 @@ export async function measure(
   } finally {
     calibrated.close();
   }
-}
-
-/**
- * The smallest mean K within the tolerance: between the last one measured that is and the first one that is not.
- * @param own the K of the model as it is. @param run measures another one.
- */
-async function searchKept(
-  own: number,
-  results: Iterable<SettingResult>,
-  kind: "neurons" | "per-layer",
-  tolerance: number,
-  run: (kept: number) => Promise<SettingResult>,
-): Promise<number> {
-  const isWithin = ({ ratio }: SettingResult) => ratio <= 1 + tolerance;
-  const grid = [...results]
-    .filter((one) => one.kind === kind && one.criterion === "gate" && !one.name.startsWith(GIVEN))
-    .map((one) => ({ kept: Number(one.name.slice(one.name.lastIndexOf("k") + 1)), fits: isWithin(one) }))
-    .filter(({ kept }) => kept < own)
-    .sort((a, b) => b.kept - a.kept);
-  let high = own;
-  let low = 0;
-  for (const { kept, fits } of grid) {
-    if (!fits) {
-      low = kept;
-      break;
-    }
-    high = kept;
-  }
-  for (let step = 0; step < SEARCH_STEPS && low > 0 && high - low > 1; step++) {
-    const middle = Math.round((low + high) / 2);
-    if (isWithin(await run(middle))) high = middle;
-    else low = middle;
-  }
-  return high;
 }

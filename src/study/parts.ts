@@ -5,7 +5,18 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { UsageError } from "../errors.ts";
+import { RunError, UsageError } from "../errors.ts";
+
+/** Inputs as users know them. */
+const inWords: Record<string, string> = {
+  checkpoint: "model",
+  config: "configuration of the model",
+  window: "length of windows",
+  wanted: "choice of criteria",
+  keptByLayer: "choice of neurons",
+  dtype: "type of weights",
+  packageVersion: "version of this program",
+};
 
 export class StudyParts {
   readonly #folder: string | undefined;
@@ -30,8 +41,12 @@ export class StudyParts {
     const known = parts.#read("inputs");
     if (known === undefined) await parts.#write("inputs", text);
     else if (known !== text) {
+      const before = JSON.parse(known) as Record<string, unknown>;
+      const isSame = ([name, value]: [string, unknown]) =>
+        JSON.stringify(before[name]) === JSON.stringify(value);
+      const others = Object.entries(JSON.parse(text)).flatMap((one) => (isSame(one) ? [] : one[0]));
       throw new UsageError(
-        `${folder} holds a study of another model, text or choice of options: give another --out, or remove it`,
+        `${folder} holds a study of another ${others.map((name) => inWords[name] ?? name).join(", ")}: give another --out, or remove it`,
       );
     }
     return parts;
@@ -45,7 +60,7 @@ export class StudyParts {
     const key = of === undefined ? name : `${name}-${hashOf(of)}`;
     let text = this.#read(key);
     if (text === undefined) {
-      text = JSON.stringify(await make());
+      text = JSON.stringify(await make(), refuseNonFinite);
       await this.#write(key, text);
     }
     return JSON.parse(text) as T;
@@ -65,6 +80,14 @@ export class StudyParts {
   #path(key: string): string {
     return join(this.#folder as string, `${key}.json`);
   }
+}
+
+/** JSON would make null of it, which counts as 0 when it is read. */
+function refuseNonFinite(key: string, value: unknown): unknown {
+  if (typeof value !== "number" || Number.isFinite(value)) return value;
+  throw new RunError(
+    `${key} is ${value}: the model's weights are damaged (mone inspect --check-values looks), or too large for --dtype`,
+  );
 }
 
 function hashOf(value: object): string {

@@ -1,6 +1,6 @@
 // The text of a study: documents as windows of tokens. A window is full length but for the last of a document, windows do
 // not overlap, and none reaches over the end of a document. Some windows calibrate (thresholds, ranks, allocation), the
-// others are measured; no document does both, unless the text is a single one.
+// others are measured; no document does both, unless the text is a single one or one has most of it.
 
 import { UsageError } from "../errors.ts";
 import type { Corpus } from "../text/corpus.ts";
@@ -28,6 +28,8 @@ export interface StudyText {
 const DOCUMENTS = 40;
 /** A token is seldom longer than this on average; what is too much is cut off. */
 const CHARACTERS = 8;
+/** What is measured is less than this of what it should be: then documents are divided. */
+const LEAST_MEASURED = 0.5;
 
 export interface TextOptions {
   /** Length of windows. */
@@ -48,10 +50,8 @@ export async function readStudyText(
   options: TextOptions,
 ): Promise<StudyText> {
   const wanted = options.tokens + options.calibrationTokens;
-  const documents =
-    corpus.split === "tail"
-      ? [await endOf(corpus, tokenizer, wanted)]
-      : await beginningsOf(corpus, tokenizer, options);
+  const beginnings = corpus.split === "tail" ? undefined : await beginningsOf(corpus, tokenizer, options);
+  const documents = beginnings ?? [await endOf(corpus, tokenizer, wanted)];
   const windows: Window[] = [];
   let start = 0;
   for (const [document, ids] of documents.entries()) {
@@ -68,53 +68,60 @@ export async function readStudyText(
   return text;
 }
 
-/** How many of the first windows calibrate: a share of the tokens, whole documents where there are several. */
+/** How many of the first windows calibrate: a share of the tokens, whole documents where that leaves enough. */
 function calibrationWindows(windows: readonly Window[], { tokens, calibrationTokens }: TextOptions): number {
   const total = windows.reduce((sum, { inputs }) => sum + inputs.length, 0);
   const wanted = (total * calibrationTokens) / (tokens + calibrationTokens);
   let count = 0;
   let sum = 0;
   while (count < windows.length - 1 && sum < wanted) sum += windows[count++].inputs.length;
+  let whole = count;
+  let calibrating = sum;
   const last = windows[count - 1]?.document;
-  const isOne = windows[windows.length - 1]?.document === last;
-  while (!isOne && windows[count].document === last) count++;
-  return count;
+  while (windows[whole]?.document === last) calibrating += windows[whole++].inputs.length;
+  return total - calibrating < LEAST_MEASURED * (total - wanted) ? count : whole;
 }
 
-/** Tokens of the last part of a text, beginning at a line. */
+/** Tokens of the last part of a text, beginning at a line if lines are short. */
 async function endOf(corpus: Corpus, tokenizer: Tokenizer, tokens: number): Promise<Uint32Array> {
   const characters = CHARACTERS * tokens;
   let text = "";
   for await (const part of corpus.documents()) text = (text + part.text).slice(-characters);
   const line = text.length < characters ? 0 : text.indexOf("\n") + 1;
-  const ids = tokenizer.encode(text.slice(line));
+  const ids = tokenizer.encode(text.slice(line < characters / 8 ? line : 0));
   return ids.length <= tokens ? ids : ids.slice(-tokens - 1);
 }
 
 /**
- * The beginnings of documents from the first on. No document gives more than a share of what is wanted as long as there are
- * enough of them, so that a long one does not stand for all.
+ * The beginnings of documents from the first on; undefined where there is one only. No document gives more than a share of
+ * what is wanted as long as there are enough of them, so that a long one does not stand for all.
  */
 async function beginningsOf(
   corpus: Corpus,
   tokenizer: Tokenizer,
   options: TextOptions,
-): Promise<Uint32Array[]> {
+): Promise<Uint32Array[] | undefined> {
   const wanted = options.tokens + options.calibrationTokens;
   let most = Math.max(options.window, Math.ceil(wanted / DOCUMENTS));
   const texts: string[] = [];
   let documents: Uint32Array[] = [];
   let total = 0;
+  /** Whether some document could give more. */
+  let isCut = false;
   const cut = (text: string) => {
-    const ids = tokenizer.encode(text.slice(0, CHARACTERS * most)).slice(0, most + 1);
-    if (ids.length < 2) return;
-    documents.push(ids);
-    total += ids.length - 1;
+    const ids = tokenizer.encode(text.slice(0, CHARACTERS * most));
+    const count = Math.min(ids.length, most + 1, wanted - total + 1);
+    isCut ||= count < ids.length || text.length > CHARACTERS * most;
+    if (count < 2) return;
+    documents.push(ids.slice(0, count));
+    total += count - 1;
   };
+  let isOne = true;
   let id: string | undefined;
   let text = "";
   for await (const part of corpus.documents()) {
     if (id !== undefined && part.id !== id) {
+      isOne = false;
       texts.push(text);
       cut(text);
       text = "";
@@ -123,15 +130,17 @@ async function beginningsOf(
     id = part.id;
     if (text.length < CHARACTERS * wanted) text += part.text;
   }
-  if (text !== "") {
+  if (isOne) return undefined;
+  if (text !== "" && total < wanted) {
     texts.push(text);
     cut(text);
   }
   // Too few documents: each gives more.
-  while (total < wanted && texts.some((one) => one.length > CHARACTERS * most)) {
+  while (total < wanted && isCut) {
     most *= 2;
     documents = [];
     total = 0;
+    isCut = false;
     for (const one of texts) if (total < wanted) cut(one);
   }
   return documents;
