@@ -198,6 +198,71 @@ for (const dtype of ["f32", "bf16", "int8"] as const) {
   });
 }
 
+test("numbers that kernels would follow out of their buffers are refused", async () => {
+  const backend = bestBackend();
+  const model = createRandomModel(CONFIG, backend, { dtype: "f32" });
+  const decoder = new Decoder(model, { slots: 2, maxPositions: 8 });
+  const V = model.config.vocab_size;
+  const entry = { slot: 0, position: 0, ids: Uint32Array.of(1, 2) };
+  const refused: [object, RegExp][] = [
+    [{ slot: 2 }, /no slot 2: they go from 0 to 1/],
+    [{ slot: -1 }, /no slot -1/],
+    [{ position: 7 }, /2 tokens from position 7 on are not within the 8 positions/],
+    [{ position: -1 }, /from position -1/],
+    [{ position: 0.5 }, /from position 0.5/],
+    [{ ids: Uint32Array.of(V) }, new RegExp(`no token ${V}: the model knows ${V}, from 0`)],
+    [{ ids: Uint32Array.of(4e9) }, /no token 4000000000/],
+    [{ ids: new Uint32Array() }, /an entry has no tokens/],
+  ];
+  for (const [change, message] of refused) {
+    await assert.rejects(decoder.run([{ ...entry, ...change }]), { name: "UsageError", message });
+    await assert.rejects(decoder.runAll([entry, { ...entry, ...change }]), { name: "UsageError", message });
+  }
+  await assert.rejects(decoder.run([]), { name: "UsageError", message: /no entries/ });
+  const asked = { ...entry, rows: Uint32Array.of(1), targets: Uint32Array.of(3) };
+  for (const change of [
+    { targets: Uint32Array.of(V) },
+    { rows: Uint32Array.of(2) },
+    { rows: Uint32Array.of(0, 1) },
+  ]) {
+    await assert.rejects(decoder.score([{ ...asked, ...change }]), { name: "UsageError" });
+  }
+  assert.equal((await decoder.score([asked]))[0].logProbs.length, 1);
+  decoder.close();
+  model.close();
+  backend.close();
+});
+
+test("of many numbers of sequences only the latest steps stay captured, and their memory", async () => {
+  const backend = bestBackend();
+  const model = createRandomModel(CONFIG, backend, { dtype: "f32" });
+  const decoder = new Decoder(model, { slots: 20, maxPositions: 64 });
+  const expected = new Map<number, Float32Array>();
+  const decode = async (count: number) => {
+    const entries = Array.from({ length: count }, (_, slot) => ({
+      slot,
+      position: 0,
+      ids: Uint32Array.of(slot),
+    }));
+    return Float32Array.from(await decoder.run(entries));
+  };
+  const before = backend.bytesInUse;
+  const held: number[] = [];
+  for (let count = 1; count <= 20; count++) {
+    expected.set(count, await decode(count));
+    for (let again = 0; again < 2; again++) assert.deepEqual(await decode(count), expected.get(count));
+    held.push(backend.bytesInUse - before);
+  }
+  // Eight programs of 13 to 20 sequences, not all twenty.
+  const perSequence = held[0];
+  assert.ok(held[19] < 1.5 * perSequence * (13 + 14 + 15 + 16 + 17 + 18 + 19 + 20), `${held}`);
+  assert.deepEqual(await decode(3), expected.get(3), "captured again");
+  decoder.close();
+  model.close();
+  assert.equal(backend.bytesInUse, 0);
+  backend.close();
+});
+
 test("writes of a captured step are made again with what their arrays hold", async () => {
   for (const { open } of allBackends.slice(0, 2)) {
     const backend = open();

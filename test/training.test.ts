@@ -154,6 +154,33 @@ test("a dense model that drops neurons: their use is measured, and its balance l
   assert.equal(every.validation.neuronUse, undefined, "where every neuron acts there is nothing to count");
 });
 
+test("a run goes on with the text that it was begun with, also where that has changed", async () => {
+  const data = join(folder, "changing.txt");
+  const stop = async () => {
+    writeToyText(data);
+    const options = newRun({ data, tokenizer: "bpe:300" });
+    const controller = new AbortController();
+    const onStep = ({ step }: { step: number }) => step === 7 && controller.abort(new Error("enough"));
+    await assert.rejects(train({ ...options, signal: controller.signal, onStep }), /enough/);
+    return options;
+  };
+  const whole = newRun({ data: writeToyText(data), tokenizer: "bpe:300" });
+  const { validation } = await train(whole);
+  const { out } = await stop();
+  rmSync(data);
+  assert.deepEqual((await train({ out, resume: true })).validation, validation, "its own tokens");
+
+  const other = await stop();
+  rmSync(join(other.out!, "data"), { recursive: true });
+  writeToyText(data, 500);
+  await assert.rejects(train({ out: other.out, resume: true }), {
+    name: "UsageError",
+    message: /the text is not the one that .* was begun with: bring that back to .*changing\.txt/,
+  });
+  writeToyText(data);
+  assert.deepEqual((await train({ out: other.out, resume: true })).validation, validation, "made again");
+});
+
 test("the same seed gives the same run, another seed another one, and any number of threads the same", async () => {
   const first = newRun();
   const second = newRun({ threads: 1 });

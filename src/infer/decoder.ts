@@ -3,6 +3,7 @@
 // Letters: N new rows, S slots.
 
 import type { DeviceBuffer, Program } from "../backends/backend.ts";
+import { UsageError } from "../errors.ts";
 import {
   type CacheType,
   cachedAttentionBf16,
@@ -37,6 +38,9 @@ export interface TokenScores {
   /** 1 where the target is the most likely token (the first of equals), else 0. */
   readonly greedy: Uint8Array;
 }
+
+/** Numbers of sequences whose steps are kept captured, each with its memory: the latest ones. */
+const MOST_CAPTURED = 8;
 
 /** Logits in memory at a time while tokens are scored: 64 MiB, as many rows as fit. */
 const SCORED_LOGITS = 1 << 24;
@@ -112,7 +116,7 @@ export class Decoder {
 
   /**
    * Logits after the last token of each entry: [entries, V], on the host. Keys and values of all rows stay in the cache.
-   * @throws Error if an entry reaches beyond `maxPositions`.
+   * @throws UsageError for a slot, position or token that is none.
    */
   async run(entries: readonly Rows[]): Promise<Float32Array> {
     const step = this.#layOut(entries);
@@ -157,10 +161,16 @@ export class Decoder {
    * How likely the targets of each entry are, in one pass over all entries; the head is computed for the rows that have
    * targets only. Keys and values of all rows stay in the cache: a later call may write over them from any position on,
    * and so ask about several continuations of what stands before it.
-   * @throws Error if an entry reaches beyond `maxPositions`.
+   * @throws UsageError for a slot, position, row or token that is none.
    */
   async score(entries: readonly ScoredRows[]): Promise<TokenScores[]> {
     const step = this.#layOut(entries);
+    for (const { ids, rows, targets } of entries) {
+      this.#checkTokens(targets);
+      if (rows.length !== targets.length || rows.some((row) => row >= ids.length)) {
+        throw new UsageError(`targets follow rows below the ${ids.length} of their entry, one each`);
+      }
+    }
     const { backend } = this.model;
     const tape = new Tape(backend, { recording: false });
     try {
@@ -197,7 +207,31 @@ export class Decoder {
     }
   }
 
+  /** Kernels read and write where these numbers say. */
+  #check({ slot, position, ids }: Rows): void {
+    if (!Number.isInteger(slot) || slot < 0 || slot >= this.slots) {
+      throw new UsageError(`there is no slot ${slot}: they go from 0 to ${this.slots - 1}`);
+    }
+    if (ids.length === 0) throw new UsageError("an entry has no tokens");
+    if (!Number.isInteger(position) || position < 0 || position + ids.length > this.maxPositions) {
+      throw new UsageError(
+        `${ids.length} tokens from position ${position} on are not within the ${this.maxPositions} positions of a sequence`,
+      );
+    }
+    this.#checkTokens(ids);
+  }
+
+  #checkTokens(ids: Uint32Array): void {
+    const { vocab_size } = this.model.config;
+    const wrong = ids.find((id) => id >= vocab_size);
+    if (wrong !== undefined) {
+      throw new UsageError(`there is no token ${wrong}: the model knows ${vocab_size}, from 0`);
+    }
+  }
+
   #layOut(entries: readonly Rows[]): Step {
+    if (entries.length === 0) throw new UsageError("there are no entries");
+    for (const entry of entries) this.#check(entry);
     const column = (of: (entry: Rows) => Iterable<number>) =>
       Uint32Array.from(entries.flatMap((e) => [...of(e)]));
     const last: number[] = [];
@@ -208,9 +242,6 @@ export class Decoder {
     }
     const positions = column(({ position, ids }) => ids.map((_, i) => position + i));
     const slots = column(({ slot, ids }) => ids.map(() => slot));
-    if (positions.some((position) => position >= this.maxPositions)) {
-      throw new Error(`a sequence is longer than ${this.maxPositions} positions`);
-    }
     return {
       ids: column(({ ids }) => ids),
       slots,
@@ -231,6 +262,9 @@ export class Decoder {
       return undefined;
     }
     if (known) {
+      // The latest ones are last.
+      this.#captured.delete(rows);
+      this.#captured.set(rows, known);
       for (const key of inputKeys) known.step[key].set(step[key]);
       known.program.run();
       return known.logits;
@@ -240,7 +274,13 @@ export class Decoder {
       logits = this.#logits(new Tape(this.model.backend, { recording: false }), step);
     });
     if (!logits) throw new Error("a capture ended without logits");
+    this.#captured.delete(rows);
     this.#captured.set(rows, { step, program, logits });
+    const programs = [...this.#captured].filter(([, captured]) => captured !== null);
+    for (const [oldest, captured] of programs.slice(0, -MOST_CAPTURED)) {
+      captured?.program.close();
+      this.#captured.delete(oldest);
+    }
     return logits;
   }
 

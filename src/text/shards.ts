@@ -97,6 +97,12 @@ export async function tokenizeCorpus(
   return openDataset(dir, index);
 }
 
+/** What `tokenizeCorpus` wrote into `dir`, if it is whole and its hash is this one; the corpus is not looked at. */
+export function openTokens(dir: string, hash: string): TokenDataset | undefined {
+  const present = readIndex(dir);
+  return present?.hash === hash ? openDataset(dir, present) : undefined;
+}
+
 /** What the first reading finds. */
 interface Survey {
   readonly hash: string;

@@ -1,13 +1,13 @@
 // From a run's configuration to tokens: opens the text, makes or loads the tokenizer, tokenises into a folder.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { UsageError } from "../errors.ts";
 import { type Corpus, openCorpus } from "../text/corpus.ts";
 import type { TokenDataset } from "../text/dataset.ts";
 import type { OnProgress } from "../text/progress.ts";
-import { tokenizeCorpus } from "../text/shards.ts";
+import { openTokens, tokenizeCorpus } from "../text/shards.ts";
 import { byteTokenizer, type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { trainTokenizer } from "../text/trainTokenizer.ts";
 
@@ -21,6 +21,8 @@ export interface PrepareOptions {
   /** `byte`, `bpe:N`, or the path of a tokenizer.json. */
   readonly tokenizer: string;
   readonly validShare: number;
+  /** Hash of a dataset that was prepared there before: if it is still whole, the text is not read again. */
+  readonly known?: string;
   readonly signal?: AbortSignal;
   readonly onProgress?: OnProgress;
   /** Told what the user should know about the text. */
@@ -28,19 +30,27 @@ export interface PrepareOptions {
 }
 
 /**
- * Prepares data in `folder`; a second call with the same text and tokenizer finds the work done.
+ * Prepares data in `folder`, which is for this text and tokenizer alone: a second call finds the work done.
  * @throws UsageError for a text or tokenizer that cannot be used.
  */
 export async function prepareData(folder: string, options: PrepareOptions): Promise<PreparedData> {
-  const { signal, onProgress, announce, validShare } = options;
+  const { signal, onProgress, announce, validShare, known } = options;
+  const [savedPath, tokens] = [join(folder, "tokenizer.json"), join(folder, "tokens")];
+  const before = known === undefined ? undefined : openTokens(tokens, known);
+  if (before && (existsSync(savedPath) || !isTrained(options.tokenizer))) {
+    return { tokenizer: savedTokenizer(options.tokenizer, savedPath), dataset: before };
+  }
   const corpus = await openCorpus(options.data ?? undefined, { signal, onProgress });
   for (const note of corpus.notes) announce?.(note);
-  const tokenizer = await makeTokenizer(options.tokenizer, corpus, join(folder, "tokenizer.json"), options);
-  const dataset = await tokenizeCorpus(corpus, tokenizer, join(folder, "tokens"), {
+  const isNew = isTrained(options.tokenizer) && !existsSync(savedPath);
+  const tokenizer = await makeTokenizer(options.tokenizer, corpus, savedPath, options);
+  const dataset = await tokenizeCorpus(corpus, tokenizer, tokens, {
     validShare,
     signal,
     onProgress,
   });
+  // Of another text than the one that it was to be: no later call shall take it for that one's.
+  if (known !== undefined && dataset.hash !== known && isNew) rmSync(savedPath);
   return { tokenizer, dataset };
 }
 
@@ -50,17 +60,22 @@ async function makeTokenizer(
   savedPath: string,
   { signal, onProgress, announce }: PrepareOptions,
 ): Promise<Tokenizer> {
-  if (spec === "byte") return byteTokenizer();
-  const bpe = spec.match(/^bpe:(\d+)$/);
-  if (!bpe) return readTokenizerFile(spec);
-  if (existsSync(savedPath)) return readTokenizerFile(savedPath);
-  const vocabSize = Number(bpe[1]);
+  if (!isTrained(spec) || existsSync(savedPath)) return savedTokenizer(spec, savedPath);
+  const vocabSize = Number(spec.slice("bpe:".length));
   const tokenizer = await trainTokenizer(corpus, vocabSize, { signal, onProgress });
   if (tokenizer.vocabSize < vocabSize) {
     announce?.(`The text has pairs for a vocabulary of ${tokenizer.vocabSize} only, not ${vocabSize}.`);
   }
   await writeFileAtomic(savedPath, JSON.stringify(tokenizer));
   return tokenizer;
+}
+
+const isTrained = (spec: string) => /^bpe:\d+$/.test(spec);
+
+/** A tokenizer that need not be trained, or was. */
+function savedTokenizer(spec: string, savedPath: string): Tokenizer {
+  if (spec === "byte") return byteTokenizer();
+  return readTokenizerFile(isTrained(spec) ? savedPath : spec);
 }
 
 /** @throws UsageError if there is no such file, or it is not a tokenizer.json of byte-level BPE. */

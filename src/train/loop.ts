@@ -95,8 +95,15 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
   let unlock: (() => void) | undefined;
   try {
     unlock = run.lock();
+    const { dataHash: known } = (existing?.config ?? {}) as { dataHash?: string };
     const prepared =
-      options.prepared ?? (await prepareData(join(path, "data"), { ...options, ...wanted, announce }));
+      options.prepared ?? (await prepareData(join(path, "data"), { ...options, ...wanted, known, announce }));
+    const dataHash = prepared.dataset.hash;
+    if (known !== undefined && known !== dataHash) {
+      throw new UsageError(
+        `the text is not the one that ${path} was begun with: bring that back to ${wanted.data ?? "its place"}, or start a new run with another --out`,
+      );
+    }
     const config = resolveTrainConfig(input, prepared.tokenizer.vocabSize);
     const trainer = new Trainer(config, prepared.dataset, backend);
     try {
@@ -104,7 +111,7 @@ export async function train(options: TrainOptions = {}): Promise<TrainResult> {
         refuseOtherTokenizer(config.startFrom, prepared.tokenizer);
         trainer.initialise();
       }
-      const record = { ...config, versions: versions(backend) };
+      const record = { ...config, dataHash, versions: versions(backend) };
       await writeFileAtomic(join(path, "config.json"), `${JSON.stringify(record, null, 2)}\n`);
       started = true;
       return await runSteps(run, trainer, prepared, options);
@@ -166,6 +173,7 @@ async function runSteps(
     const isLast = step === config.steps;
     if (step % config.validEvery === 0 || isLast) {
       const { loss, bitsPerByte } = await validationOf({ maxTokens: config.validTokens });
+      if (!Number.isFinite(loss)) throw notFinite(run, step, position, { ...metrics, loss });
       record.validLoss = loss;
       record.validBitsPerByte = bitsPerByte;
       if (!trainer.best || loss < trainer.best.loss) trainer.best = { step, loss };
@@ -175,12 +183,16 @@ async function runSteps(
     if (step % config.checkpointEvery === 0 || isLast || trainer.best?.step === step) await save();
   }
 
+  const validation = await validationOf({ signal });
+  if (!Number.isFinite(validation.loss)) {
+    throw notFinite(run, trainer.step, trainer.position, { loss: validation.loss, gradientNorm: 0 });
+  }
   const result: TrainResult = {
     path: run.path,
     checkpoint: run.checkpoints().at(-1)?.path ?? run.path,
     steps: trainer.step,
     tokens: trainer.step * trainer.tokensPerStep,
-    validation: await validationOf({ signal }),
+    validation,
     parameters: countParameters(config.model),
     seconds: trainer.seconds,
     tokensPerSecond: (trainer.step * trainer.tokensPerStep) / trainer.seconds,
