@@ -144,6 +144,9 @@ describe("wrong usage is one sentence and status 2", { concurrency: 2 }, () => {
   it("no number", () =>
     assertFails(["generate", ".", "x", "--seed", "one"], 2, /must be an integer of at least 0/));
 
+  it("of threads that a machine has no use for is refused", () =>
+    assertFails(["generate", ".", "x", "--threads", "100000"], 2, /must be at most \d+ on this machine/));
+
   const cases: [string, string[], RegExp][] = [
     [
       "unknown key",
@@ -154,7 +157,7 @@ describe("wrong usage is one sentence and status 2", { concurrency: 2 }, () => {
     ["pair without =", ["--set", "steps"], /--set steps: write it as key=value/],
     ["value out of bounds", ["--steps", "0"], /steps must be an integer of at least 1, not 0/],
     ["unknown preset", ["--preset", "mone-tinny"], /did you mean "mone-tiny"/],
-    ["K above F", ["--neurons", "9"], /expert width 8, .* not 9/],
+    ["K above F", ["--neurons", "9"], /expert width 8, not 9/],
     ["K = 0", ["--neurons", "0"], /neurons must be .* not 0/],
     ["K = 0 by --set", ["--set", "model.num_neurons_per_tok=0"], /num_neurons_per_tok must be .* not 0/],
     ["experts per token", ["--set", "model.num_experts_per_tok=5"], /5 is more than num_experts 4/],
@@ -204,6 +207,7 @@ describe("a trained model", { concurrency: 2 }, () => {
     assert.equal(JSON.parse(trained.stdout).steps, 60);
     assert.match(trained.stderr, /^step 1\/60, loss \d\.\d+, .* tok\/s, ETA .*$/m);
     assert.match(trained.stderr, /^step 60\/60, loss .*, took .*$/m);
+    assert.match(trained.stderr, /^step 60: validation loss \d\.\d{4}$/m);
     assert.ok(!trained.stderr.includes("\x1b") && !trained.stderr.includes("\r"));
   });
 
@@ -216,7 +220,25 @@ describe("a trained model", { concurrency: 2 }, () => {
     ]);
     assert.equal(argument.code, 0, argument.stderr);
     assert.ok(argument.stdout.length > 1);
-    assert.match(argument.stderr, /tokens in .* tok\/s/);
+    assert.match(
+      argument.stderr,
+      /12 tokens in .* tok\/s after a prompt of 7 tokens in .*; ended at --max-tokens; --seed 3/,
+    );
+    const { promptTokens, reason, seed } = JSON.parse(json.stdout);
+    assert.deepEqual([promptTokens, reason, seed], [7, "length", 3]);
+    const [long, stopped] = await Promise.all([
+      mone(["generate", "run", "the cat", "--json", "--max-tokens", "100000"]),
+      mone(["generate", "run", "the cat", "--json", "--stop", "t", "--seed", "3", "--max-tokens", "200"]),
+    ]);
+    assert.equal(JSON.parse(long.stdout).reason, "positions");
+    // The drawn seed is told, so that the text can be had again.
+    const { seed: drawn, text } = JSON.parse(long.stdout);
+    const again = ["generate", "run", "the cat", "--json", "--max-tokens", "100000", "--seed", String(drawn)];
+    assert.equal(JSON.parse((await mone(again)).stdout).text, text);
+    assert.equal(JSON.parse(stopped.stdout).reason, "stop");
+    const refused = await mone(["generate", "run", "x", "--temperature", "-1"]);
+    assert.equal(refused.code, 2);
+    assert.doesNotMatch(refused.stderr, /loading weights/);
     assert.equal(piped.stdout, argument.stdout);
     // K = 2 of 8 is what the model was trained with.
     assert.equal(`${JSON.parse(json.stdout).text}\n`, argument.stdout);
@@ -264,7 +286,7 @@ describe("a trained model", { concurrency: 2 }, () => {
     assert.deepEqual(file["n-samples"].arc_easy, { original: 3, effective: 2 });
     assert.equal(readFileSync(at("eval.samples_arc_easy.jsonl"), "utf8").trim().split("\n").length, 2);
     assert.ok(!existsSync(at("eval.json.requests")));
-    await assertFails(["eval", "run", "--tasks", "arc_easi"], 2, /no task arc_easi: known are arc_easy/);
+    await assertFails(["eval", "run", "--tasks", "arc_easi"], 2, /no task arc_easi; did you mean arc_easy\?/);
     await assertFails(["eval", "run"], 2, /--data, or tasks with --tasks/);
     const parts = ["one", "two"].map((UID) => ({ UID, sentence_good: "a cat", sentence_bad: "cat a" }));
     writeFileSync(at("blimp.jsonl"), parts.map((row) => `${JSON.stringify(row)}\n`).join(""));
@@ -311,6 +333,47 @@ describe("a trained model", { concurrency: 2 }, () => {
     } finally {
       unlock();
     }
+  });
+
+  it("with numbers that are none is no model to write or to study with", async () => {
+    cpSync(JSON.parse(trained.stdout).checkpoint.replace(/^run/, at("run")), at("nan"), { recursive: true });
+    const path = at("nan/model.safetensors");
+    const bytes = readFileSync(path);
+    const header = Number(bytes.readBigUInt64LE());
+    const { "model.norm.weight": norm } = JSON.parse(bytes.toString("utf8", 8, 8 + header));
+    bytes.writeFloatLE(Number.NaN, 8 + header + norm.data_offsets[0]);
+    writeFileSync(path, bytes);
+    const damaged = /weights are damaged \(mone inspect --check-values looks\)/;
+    await assertFails(["generate", "nan", "x"], 1, damaged);
+    await assertFails(["logits", "nan", "--ids", "1"], 1, damaged);
+    await assertFails(["eval", "nan", "--data", "text.txt"], 1, damaged);
+    await assertFails(["study", "nan", "--data", "text.txt", "--tokens", "200"], 1, damaged);
+  });
+
+  it("of more layers than its configuration says so", async () => {
+    cpSync(JSON.parse(trained.stdout).checkpoint.replace(/^run/, at("run")), at("deep"), { recursive: true });
+    const config = JSON.parse(readFileSync(at("deep/config.json"), "utf8"));
+    writeFileSync(at("deep/config.json"), JSON.stringify({ ...config, num_hidden_layers: 1 }));
+    const { code, stderr } = await mone(["generate", "deep", "x", "--max-tokens", "1"]);
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /^deep has weights of 2 layers, of which its config.json names 1: the others/m);
+  });
+
+  it("is not where a study may write, and has a tokenizer of its own", async () => {
+    const study = ["study", "run", "--data", "text.txt", "--tokens", "200", "--out"];
+    await assertFails([...study, "run"], 2, /run is not empty, and no study was begun there/);
+    const encoded = await mone(["tokenizer", "encode", "--tokenizer", "run", "ab", "--json"]);
+    assert.deepEqual(JSON.parse(encoded.stdout).ids, [97, 98]);
+  });
+
+  it("is saved where its terminal is closed", async () => {
+    const child = start(training("--out", "hung-up"));
+    child.stderr?.on("data", (data) => {
+      if (!child.killed && String(data).includes("step 1/")) child.kill("SIGHUP");
+    });
+    const stopped = await ended(child);
+    assert.equal(stopped.code, 130, stopped.stderr);
+    assert.match(stopped.stderr, /^Stopped at step \d+\. To go on: /m);
   });
 
   it("cannot be resumed with other settings", () =>
@@ -454,6 +517,12 @@ describe("a random checkpoint", () => {
     await assertFails(["generate", "random.gguf", "a"], 2, /make a model folder of it with mone convert/);
     await assertFails(["convert", "random.gguf", "x", "--neurons", "25%"], 2, /a model folder first/);
     await assertFails(["convert", "nowhere.gguf", "x"], 1, /there is no such file/);
+    await assertFails(
+      ["convert", "random", "random.gguf"],
+      2,
+      /random.gguf is there already: name a new file/,
+    );
+    await assertFails(["convert", "random", "x", "--threads", "1"], 2, /--threads is for --prune-neurons/);
   });
 
   it("does not go where something is, nor with impossible sizes", async () => {
@@ -462,5 +531,26 @@ describe("a random checkpoint", () => {
     await assertFails(["init", "nowhere", "--preset", "moe-tini"], 2, /did you mean "moe-tiny"/);
     await assertFails(["init", "nowhere", "--set", "num_expert=3"], 2, /did you mean "num_experts"/);
     assert.ok(!existsSync(at("nowhere")));
+  });
+});
+
+describe("standard streams", () => {
+  it("that are not text, or cannot be written, are one sentence", async () => {
+    const child = start(["tokenizer", "encode", "--tokenizer", "byte"]);
+    child.stdin?.end(Buffer.of(0xff, 0xfe));
+    const { code, stderr } = await ended(child);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /^error: standard input is not text in UTF-8/);
+    if (!existsSync("/dev/full")) return;
+    const full = spawnSync(
+      "sh",
+      ["-c", `"$0" "$1" --help > /dev/full`, process.execPath, projectFile("dist/cli/main.js")],
+      {
+        encoding: "utf8",
+      },
+    );
+    assert.equal(full.status, 1);
+    assert.match(full.stderr, /^.*error:.* standard output cannot be written: ENOSPC$/m);
+    assert.doesNotMatch(full.stderr, /^\s+at /m);
   });
 });

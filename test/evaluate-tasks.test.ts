@@ -223,7 +223,8 @@ describe("tasks", () => {
   }
 
   test("unknown tasks and rows are named", () => {
-    assert.throws(() => findTask("arc_easi"), /no task arc_easi: known are arc_easy, .*blimp/);
+    assert.throws(() => findTask("arc_easi"), /no task arc_easi; did you mean arc_easy\?/);
+    assert.throws(() => findTask("nothing alike"), /no task nothing alike: known are arc_easy, .*blimp/);
     assert.throws(() => asked("piqa", { goal: "x" }), /no row of the task piqa/);
     assert.throws(
       () => asked("piqa", { goal: "x", sol1: "y", sol2: "z", label: 2 }),

@@ -9,9 +9,11 @@ import { hostname } from "node:os";
 import { dirname, join } from "node:path";
 import { RunError, UsageError } from "../errors.ts";
 
-/** @throws UsageError if there is something in a folder that a command would fill. */
+/** Deletes what dead processes left half written there. @throws UsageError if there is anything else in a folder that a command would fill. */
 export function requireNewFolder(folder: string): void {
-  if (existsSync(folder) && readdirSync(folder).length > 0) {
+  if (!existsSync(folder)) return;
+  removeLeftovers(folder);
+  if (readdirSync(folder).length > 0) {
     throw new UsageError(`${folder} is not empty: name a new folder`);
   }
 }

@@ -72,6 +72,16 @@ export class CheckpointSource implements WeightSource {
     return [...elements].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "F32";
   }
 
+  /** Layers that the files have tensors of. */
+  get layers(): number {
+    let layers = 0;
+    for (const name of this.#files.tensors.keys()) {
+      const layer = name.match(/^model\.layers\.(\d+)\./);
+      if (layer) layers = Math.max(layers, Number(layer[1]) + 1);
+    }
+    return layers;
+  }
+
   #byteSource(): ByteSource {
     const find = (spec: ParameterSpec, expert = 0) => {
       const matrix = byteMatrix(spec, expert, this.#config);
@@ -163,6 +173,12 @@ export class CheckpointSource implements WeightSource {
     if (!infos.every(fits)) return undefined;
     const buffer = this.#view(type, { file, begin, end });
     return buffer && { buffer, places: infos.map((info) => (info.begin - begin) / size) };
+  }
+
+  /** The largest tensor's memory, and that of a layer's fused experts. */
+  settle(): void {
+    this.#arrival = new Uint8Array(0);
+    this.#fused = undefined;
   }
 
   close(): void {

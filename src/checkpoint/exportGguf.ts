@@ -3,7 +3,7 @@
 // Letters: D width, E experts, F neurons, C width of a head.
 
 import { existsSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, resolve, sep } from "node:path";
 import { throwIfAborted, UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
 import { parameterSpecs } from "../model/parameters.ts";
@@ -75,7 +75,7 @@ export async function exportGguf(
     });
     const metadata = {
       "general.architecture": architecture,
-      "general.name": basename(folder),
+      "general.name": nameOf(folder),
       "general.file_type": { u32: ggufFileTypes[type] },
       "general.quantization_version": { u32: 2 },
       ...ggufModelKeys(architecture, config),
@@ -122,6 +122,12 @@ function architectureOf(
     default:
       return refuse(`model_type ${family}`);
   }
+}
+
+/** A checkpoint is called after its run: RUN/checkpoints/step-200. */
+function nameOf(folder: string): string {
+  const [run, checkpoints, step] = resolve(folder).split(sep).slice(-3);
+  return checkpoints === "checkpoints" && /^step-\d+$/.test(step) ? run : basename(resolve(folder));
 }
 
 /** Byte-level BPE as llama.cpp takes it. */

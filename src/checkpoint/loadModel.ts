@@ -82,7 +82,12 @@ function bestStep(trainerPath: string): number | undefined {
 export function openStoredModel(
   folder: string,
   backend: Backend,
-  { dtype = "auto", onProgress, largeBytes }: Pick<LoadOptions, "dtype" | "onProgress" | "largeBytes"> = {},
+  {
+    dtype = "auto",
+    onProgress,
+    largeBytes,
+    announce,
+  }: Pick<LoadOptions, "dtype" | "onProgress" | "largeBytes" | "announce"> = {},
   overrides: Partial<ModelConfig> = {},
   stored: ModelConfig = readModelConfig(folder),
 ): Transformer {
@@ -94,6 +99,11 @@ export function openStoredModel(
     );
   }
   const source = new CheckpointSource(folder, config, backend, { largeBytes, int8 });
+  if (source.layers > config.num_hidden_layers) {
+    announce?.(
+      `${folder} has weights of ${source.layers} layers, of which its config.json names ${config.num_hidden_layers}: the others are not used.`,
+    );
+  }
   const halves = ["BF16", "F16"].includes(source.mainType);
   const automatic = int8 ? "int8" : halves || backend.nativeBf16 ? "bf16" : "f32";
   const format = dtype === "auto" ? automatic : dtype;

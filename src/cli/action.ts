@@ -10,7 +10,7 @@ export class Interrupted extends Error {
 
 export interface Context {
   readonly output: Output;
-  /** Fires at the first Ctrl-C, or SIGTERM, with an `Interrupted`. */
+  /** Fires at the first Ctrl-C, SIGTERM or SIGHUP, with an `Interrupted`. */
   readonly signal: AbortSignal;
 }
 
@@ -33,7 +33,7 @@ export function action<Args extends unknown[]>(
 /** npm passes a Ctrl-C on to a program that has got it from the terminal already: that is still the first one. */
 const SAME_SIGNAL_MS = 300;
 
-/** Fires at the first SIGINT or SIGTERM; the second one ends the process. */
+/** Fires at the first SIGINT, SIGTERM, or SIGHUP (the terminal is gone); the second one ends the process. */
 function interruptSignal(output: Output): AbortSignal {
   const controller = new AbortController();
   let firstAt: number | undefined;
@@ -49,6 +49,7 @@ function interruptSignal(output: Output): AbortSignal {
   };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
+  process.on("SIGHUP", onSignal);
   endsWithStarter(() => controller.abort(new Interrupted("Stopped.")));
   return controller.signal;
 }

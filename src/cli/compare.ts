@@ -22,7 +22,10 @@ export function addCompareCommand(program: Command): void {
   const command = program
     .command("compare")
     .description("train a MoE, its MoNE and a control on the same text; write a report")
-    .option("--preset <name>", "size and length; the options below change it (default: quick)");
+    .option(
+      "--preset <name>",
+      "size and length: quick, glimpse or small; the options below change it (default: quick)",
+    );
   addSettingOptions(command, optionNames, true);
   command
     .option("--out <folder>", "folder of the comparison (default: runs/compare-<preset>-<time>)")

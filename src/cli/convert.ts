@@ -1,12 +1,13 @@
 // `mone convert`: a checkpoint in another form.
 
+import { existsSync } from "node:fs";
 import { type Command, Option } from "commander";
 import { isGguf } from "../checkpoint/ggufTypes.ts";
 import { UsageError } from "../errors.ts";
 import { formatCount, formatPercent } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
 import { localModel } from "./localModel.ts";
-import { addCommonOptions, addModelArgument } from "./options.ts";
+import { addCommonOptions, addModelArgument, addThreadsOption } from "./options.ts";
 
 interface ConvertFlags {
   readonly neurons?: string;
@@ -15,6 +16,7 @@ interface ConvertFlags {
   readonly pruneNeurons?: string;
   readonly data?: string;
   readonly offline?: boolean;
+  readonly threads?: number;
 }
 
 export function addConvertCommand(program: Command): void {
@@ -46,6 +48,7 @@ export function addConvertCommand(program: Command): void {
       "remove this share of each expert's neurons for good, e.g. 10%: those with the least mean |gate| on --data",
     )
     .option("--data <text>", "text to rank neurons on, as for mone study");
+  addThreadsOption(command);
   addCommonOptions(command, "mone convert runs/first first.gguf --dtype q8_0");
   command.action(action(run));
 }
@@ -92,7 +95,7 @@ async function importFile(
 }
 
 async function run(context: Context, given: string, target: string, flags: ConvertFlags): Promise<void> {
-  const { neurons, dtype, experts, pruneNeurons, data, offline } = flags;
+  const { neurons, dtype, experts, pruneNeurons, data, offline, threads } = flags;
   const { output, signal } = context;
   if (isGguf(given)) return importFile(context, given, target, flags);
   const { findModelFolder } = await import("../checkpoint/loadModel.ts");
@@ -105,6 +108,7 @@ async function run(context: Context, given: string, target: string, flags: Conve
     const made = await pruneCheckpoint(folder, target, {
       share: readShare(pruneNeurons),
       data,
+      threads,
       signal,
       announce: output.note,
       onProgress: (task, share) => output.progress.show(task, [formatPercent(share, 0)]),
@@ -114,9 +118,11 @@ async function run(context: Context, given: string, target: string, flags: Conve
     output.json(made);
     return;
   }
-  if (data !== undefined) throw new UsageError("--data is for --prune-neurons");
+  if (data !== undefined || threads !== undefined)
+    throw new UsageError(`--${data === undefined ? "threads" : "data"} is for --prune-neurons`);
   const onProgress = showParameters(output);
   if (isGguf(target)) {
+    if (existsSync(target)) throw new UsageError(`${target} is there already: name a new file`);
     if (neurons !== undefined || experts !== undefined) {
       throw new UsageError(
         "--neurons and --experts do not apply to a GGUF file: its engines use all neurons",

@@ -97,10 +97,15 @@ async function run(context: Context, path: string, flags: EvalFlags): Promise<vo
   const { limit, numFewshot, fewshotSampler: sampler } = flags;
   const files = localTaskFiles(flags.tasksDir);
   const questions = await evaluate.readTasks(names, { files, limit, numFewshot, sampler });
+  const { readModelConfig } = await import("../checkpoint/modelFolder.ts");
+  const { checkMaxLength } = await import("../evaluate/logLikelihood.ts");
+  const { checkWindow } = await import("../evaluate/perplexity.ts");
   const { openCorpus } = await import("../text/corpus.ts");
   const corpus = flags.data === undefined ? undefined : await openCorpus(flags.data, { signal });
   for (const note of corpus?.notes ?? []) output.note(note);
   const folder = findModelFolder(await localModel(context, path, flags.offline));
+  const positions = readModelConfig(folder).max_position_embeddings;
+  checkWindow(checkMaxLength(flags.maxLength, positions), flags.stride);
   const onLoad = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
   const { neurons, threads, dtype, batch, maxLength } = flags;

@@ -188,10 +188,10 @@ async function listShipped({ output }: Context): Promise<void> {
     ...shippedExperiments.map(({ name, title = "", arms, sizes = {} }) => ({
       name,
       arms: arms.length,
-      sizes: Object.keys(sizes).join(", "),
+      sizes: Object.keys(sizes),
       title,
     })),
-    { name: overheadName, arms: 2, sizes: Object.keys(overheadSizes).join(", "), title: overheadTitle },
+    { name: overheadName, arms: 2, sizes: Object.keys(overheadSizes), title: overheadTitle },
   ];
   const table: Table = {
     columns: [
@@ -200,7 +200,7 @@ async function listShipped({ output }: Context): Promise<void> {
       { key: "sizes", label: "Sizes", align: "left" },
       { key: "title", label: "What it compares", align: "left" },
     ],
-    rows,
+    rows: rows.map((row) => ({ ...row, sizes: row.sizes.join(", ") })),
   };
   output.table(table);
   output.line(`\ntry: ${commandLine(["experiment", "half", "--size", "smoke"])}`);

@@ -1,7 +1,8 @@
 // `mone generate`: a model continues a text.
 
 import type { Command } from "commander";
-import { samplingDefaults } from "../infer/sampling.ts";
+import type { GenerationEnd } from "../infer/languageModel.ts";
+import { checkSampling, samplingDefaults } from "../infer/sampling.ts";
 import type { WeightFormat } from "../infer/storedWeights.ts";
 import { formatCount, formatDuration, formatTokensPerSecond } from "../report/format.ts";
 import { action, type Context } from "./action.ts";
@@ -61,6 +62,13 @@ export function addGenerateCommand(program: Command): void {
   command.action(action(run));
 }
 
+const endings: Record<GenerationEnd["reason"], string> = {
+  end: "ended by the model",
+  stop: "ended at --stop",
+  length: "ended at --max-tokens",
+  positions: "ended where the model has no more positions",
+};
+
 async function run(
   context: Context,
   path: string,
@@ -73,7 +81,8 @@ async function run(
   const onProgress = (done: number, total: number) =>
     output.progress.show("loading weights", [`${Math.floor((100 * done) / total)} %`]);
   const folder = findModelFolder(await localModel(context, path, offline));
-  const { renderChat } = await import("../checkpoint/generation.ts");
+  const { readGenerationDefaults, renderChat } = await import("../checkpoint/generation.ts");
+  checkSampling(flags, readGenerationDefaults(folder)); // before the weights are loaded
   const asked = chat ? await renderChat(folder, [{ role: "user", content: prompt }]) : prompt;
   const model = await loadModel(folder, { neurons, threads, dtype, announce: output.note, onProgress });
   output.progress.end();
@@ -81,20 +90,32 @@ async function run(
     const start = performance.now();
     let text = "";
     let tokens = 0;
+    let promptSeconds = 0;
+    let end: GenerationEnd | undefined;
     const onToken = () => {
-      tokens++;
+      if (tokens++ === 0) promptSeconds = (performance.now() - start) / 1000;
     };
-    for await (const piece of model.generate(asked, { ...flags, signal, onToken })) {
+    const onEnd = (how: GenerationEnd) => {
+      end = how;
+    };
+    for await (const piece of model.generate(asked, { ...flags, signal, onToken, onEnd })) {
       text += piece;
       output.write(piece);
     }
     output.line();
     const seconds = (performance.now() - start) / 1000;
-    const tokensPerSecond = tokens / seconds;
+    // The first token comes with the prompt.
+    const tokensPerSecond = tokens > 1 ? (tokens - 1) / (seconds - promptSeconds) : 0;
+    const { reason = "end", promptTokens = 0, seed = flags.seed } = end ?? {};
     output.note(
-      `${formatCount(tokens)} tokens in ${formatDuration(seconds)} (${formatTokensPerSecond(tokensPerSecond)}), prompt included`,
+      `${formatCount(tokens)} tokens in ${formatDuration(seconds)}: ${formatTokensPerSecond(tokensPerSecond)} ` +
+        `after a prompt of ${formatCount(promptTokens)} tokens in ${formatDuration(promptSeconds)}; ` +
+        `${endings[reason]}; --seed ${seed}`,
     );
-    output.json({ prompt, text, tokens, seconds, tokensPerSecond });
+    output.json({
+      ...{ prompt, text, tokens, seconds, tokensPerSecond },
+      ...{ promptTokens, promptSeconds, reason, seed },
+    });
   } finally {
     model.close();
   }

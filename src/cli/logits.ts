@@ -42,6 +42,7 @@ async function run(
   const { holdsInt8, readModelConfig } = await import("../checkpoint/modelFolder.ts");
   const { openBackend } = await import("../backends/cpu.ts");
   const { textLogits } = await import("../infer/logits.ts");
+  const { refuseNaN } = await import("../infer/sampling.ts");
   const folder = findModelFolder(await localModel(context, given, offline));
   const config = readModelConfig(folder);
   const ids = readIds(list, config.vocab_size, config.max_position_embeddings);
@@ -49,9 +50,10 @@ async function run(
   const backend = openBackend({ threads }, output.note);
   try {
     const format = dtype ?? (holdsInt8(folder) ? "int8" : "f32");
-    const model = openStoredModel(folder, backend, { dtype: format }, {}, config);
+    const model = openStoredModel(folder, backend, { dtype: format, announce: output.note }, {}, config);
     try {
       const { logits, routing } = await textLogits(model, ids, { router, kept });
+      refuseNaN(logits);
       const rows = (values: Float32Array | Uint32Array) => {
         const width = values.length / ids.length;
         return Array.from({ length: ids.length }, (_, i) => [...values.subarray(i * width, (i + 1) * width)]);

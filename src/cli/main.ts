@@ -4,7 +4,7 @@
 
 import { Command, CommanderError } from "commander";
 import pc from "picocolors";
-import { UsageError } from "../errors.ts";
+import { RunError, UsageError } from "../errors.ts";
 import { packageVersion } from "../version.ts";
 import { Interrupted } from "./action.ts";
 import { addBenchCommand } from "./bench.ts";
@@ -60,11 +60,11 @@ function report(error: unknown, verbose: boolean): number {
   return error instanceof UsageError || error instanceof CommanderError ? 2 : 1;
 }
 
-// A reader that has gone away, as in `mone generate ... | head`, ends the program without a word. One of stderr does
+// A reader that has gone away, as in `mone generate ... | head`, ends the program without a word; a full disk does not. One of stderr does
 // not: Ctrl-C on `mone train 2>&1 | tee log` ends tee first, and the checkpoint must still be saved.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
-  process.exit();
+  if (error.code === "EPIPE") process.exit();
+  process.exit(report(new RunError(`standard output cannot be written: ${error.code}`), false));
 });
 process.stderr.on("error", () => {});
 

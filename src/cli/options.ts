@@ -1,6 +1,7 @@
 // Options that several commands share, and how option values become numbers. What an option needs to say is taken from
 // the table of settings where it is one. Not here: settings files and --set (settingsInput.ts).
 
+import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { parse } from "yaml";
 import { settings } from "../train/config.ts";
@@ -19,7 +20,15 @@ export function addCommonOptions(command: Command, example: string): Command {
 }
 
 export function addThreadsOption(command: Command): Command {
-  return command.option("--threads <n>", "threads that work on a kernel (default: all cores)", integer(1));
+  return command.option("--threads <n>", "threads that work on a kernel (default: all cores)", threads);
+}
+
+/** Threads without a core of their own wait for each other: a few do little harm, many bring everything to a halt. */
+function threads(text: string): number {
+  const most = Math.max(16, 4 * availableParallelism());
+  const value = integer(1)(text);
+  if (value > most) throw new InvalidArgumentError(`It must be at most ${most} on this machine.`);
+  return value;
 }
 
 /** Adds the argument of commands that read a model, and how it may be fetched. */

@@ -1,9 +1,12 @@
 // `mone tokenizer`: train one, and look at what it makes of a text.
 
+import { statSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { findModelFolder } from "../checkpoint/loadModel.ts";
+import { readTokenizer } from "../checkpoint/modelFolder.ts";
 import { openCorpus } from "../text/corpus.ts";
 import { byteTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { trainTokenizer } from "../text/trainTokenizer.ts";
@@ -33,7 +36,7 @@ export function addTokenizerCommand(program: Command): void {
     .command("encode")
     .description("print the ids of a text")
     .argument("[text]", "absent or -: read from standard input")
-    .requiredOption("--tokenizer <file>", "a tokenizer.json, or byte");
+    .requiredOption("--tokenizer <file>", "a tokenizer.json, a model or run folder, or byte");
   addCommonOptions(encoding, 'mone tokenizer encode --tokenizer tokenizer.json "Once upon a time"');
   encoding.action(action(runEncoding));
 
@@ -41,7 +44,7 @@ export function addTokenizerCommand(program: Command): void {
     .command("decode")
     .description("print the text of ids")
     .argument("<ids...>", "the ids", (id: string, earlier: number[] = []) => [...earlier, integer(0)(id)])
-    .requiredOption("--tokenizer <file>", "a tokenizer.json, or byte");
+    .requiredOption("--tokenizer <file>", "a tokenizer.json, a model or run folder, or byte");
   addCommonOptions(decoding, "mone tokenizer decode --tokenizer byte 79 110 99 101");
   decoding.action(action(runDecoding));
 }
@@ -82,5 +85,7 @@ async function runDecoding(
 }
 
 function openTokenizer(spec: string): Tokenizer {
-  return spec === "byte" ? byteTokenizer() : readTokenizerFile(spec);
+  if (spec === "byte") return byteTokenizer();
+  if (statSync(spec, { throwIfNoEntry: false })?.isDirectory()) return readTokenizer(findModelFolder(spec));
+  return readTokenizerFile(spec);
 }

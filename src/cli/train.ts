@@ -66,6 +66,9 @@ async function run({ output, signal }: Context, flags: TrainFlags): Promise<void
       onStep(record, steps) {
         step = record.step;
         show(record, steps);
+        const { validLoss } = record;
+        if (validLoss !== undefined)
+          output.note(`step ${step}: validation loss ${formatFixed(validLoss, 4)}`);
       },
       onProgress: showText(output.progress),
       announce: output.note,

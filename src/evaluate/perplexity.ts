@@ -60,9 +60,7 @@ export async function perplexity(
 ): Promise<Perplexity> {
   const { tokenizer } = model;
   const maxLength = checkMaxLength(options.maxLength, model.config.max_position_embeddings);
-  const stride = options.stride ?? maxLength;
-  if (!Number.isInteger(stride) || stride < 1 || stride > maxLength)
-    throw new UsageError(`the stride must be from 1 to the ${maxLength} positions of a window`);
+  const stride = checkWindow(maxLength, options.stride);
   const prefix = model.startIds[0];
   let total: TextScore = { documents: 0, tokens: 0, words: 0, bytes: 0, logLikelihood: 0 };
   let waiting: { id: string; text: string; tokens: number; windows: TokenRequest[] }[] = [];
@@ -96,6 +94,12 @@ export async function perplexity(
   if (waiting.length > 0) await ask();
   if (total.tokens === 0) throw new UsageError("there is no text to evaluate");
   return perplexityOf(total);
+}
+
+/** @returns the stride. @throws UsageError if windows of a length cannot move so far. */
+export function checkWindow(maxLength: number, stride = maxLength): number {
+  if (Number.isInteger(stride) && stride >= 1 && stride <= maxLength) return stride;
+  throw new UsageError(`the stride must be from 1 to the ${maxLength} positions of a window`);
 }
 
 function perplexityOf(score: TextScore): Perplexity {

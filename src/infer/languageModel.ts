@@ -21,6 +21,16 @@ export interface GenerateOptions extends SamplingOptions {
   readonly signal?: AbortSignal;
   /** Told each token that is written, before its text. */
   readonly onToken?: (id: number) => void;
+  /** Told when writing has ended by itself. */
+  readonly onEnd?: (end: GenerationEnd) => void;
+}
+
+export interface GenerationEnd {
+  /** An end-of-text token, a stop string, `maxTokens`, or the model's positions are used up. */
+  readonly reason: "end" | "stop" | "length" | "positions";
+  readonly promptTokens: number;
+  /** With which the same text comes again. */
+  readonly seed: number;
 }
 
 /** What a model asks for (its generation_config.json); options of a call win. */
@@ -115,6 +125,8 @@ export class LanguageModel {
     const slot = decoder.claim() as number;
     const text = new StreamDecoder(tokenizer);
     const filter = new StopFilter(stop);
+    const promptTokens = ids.length;
+    let reason: GenerationEnd["reason"] = room < maxTokens ? "positions" : "length";
     try {
       let position = 0;
       for (let n = 0; n < Math.min(room, maxTokens) && !filter.stopped; n++) {
@@ -123,7 +135,10 @@ export class LanguageModel {
         position += ids.length;
         // A model's vocabulary may be padded beyond the tokenizer's.
         const id = sampleToken(logits.subarray(0, tokenizer.vocabSize), sampling, draws.uniform(n));
-        if (id === tokenizer.eosId || this.defaults.eosIds?.includes(id)) break;
+        if (id === tokenizer.eosId || this.defaults.eosIds?.includes(id)) {
+          reason = "end";
+          break;
+        }
         options.onToken?.(id);
         const piece = filter.push(text.push(id));
         if (piece !== "") yield piece;
@@ -131,6 +146,7 @@ export class LanguageModel {
       }
       const rest = filter.end(text.end());
       if (rest !== "") yield rest;
+      options.onEnd?.({ reason: filter.stopped ? "stop" : reason, promptTokens, seed });
     } finally {
       decoder.close();
     }

@@ -1,6 +1,6 @@
 // From logits to the next token: temperature, then top-k, top-p and min-p, then one draw. Pure functions.
 
-import { UsageError } from "../errors.ts";
+import { RunError, UsageError } from "../errors.ts";
 
 export interface SamplingOptions {
   /** 0: always the most likely token. */
@@ -39,15 +39,27 @@ function withoutUndefined<T extends object>(options: T): Partial<T> {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<T>;
 }
 
+/** Logits that are not numbers would make any token as good as another. @throws RunError */
+export function refuseNaN(logits: ArrayLike<number>): void {
+  for (let v = 0; v < logits.length; v++) {
+    if (Number.isNaN(logits[v])) {
+      throw new RunError(
+        "the model's logits are not numbers: its weights are damaged (mone inspect --check-values looks), or too large for --dtype",
+      );
+    }
+  }
+}
+
 /**
  * The next token.
- * @param uniform a number in [0, 1); the same number gives the same token.
+ * @param uniform a number in [0, 1); the same number gives the same token. @throws RunError for logits that are NaN.
  */
 export function sampleToken(
   logits: ArrayLike<number>,
   options: Required<SamplingOptions>,
   uniform: number,
 ): number {
+  refuseNaN(logits);
   let best = 0;
   for (let v = 1; v < logits.length; v++) if (logits[v] > logits[best]) best = v;
   if (options.temperature === 0) return best;

@@ -36,6 +36,8 @@ export interface WeightSource {
   ): { buffer: DeviceBuffer; places: number[] } | undefined;
   /** Set where matrices come as bytes already; `tensor` is asked for what is f32 then (`byteForm`). */
   readonly bytes?: ByteSource;
+  /** Most has been asked for: memory that is of use only while much is, may go. */
+  settle?(): void;
   close(): void;
 }
 
@@ -107,6 +109,7 @@ export function createStoredWeights(
       ready.set(prefix, store.networkInPlace(network) ?? store.network(network));
       advance(3 * sizeOf(network.gate.shape));
     }
+    source.settle?.();
     return {
       weight: (name) => weights.get(name),
       experts(prefix) {

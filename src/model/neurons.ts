@@ -59,6 +59,6 @@ function checkCount(count: number, width: number, text: string): number {
 
 function wrong(text: string, width: number): UsageError {
   return new UsageError(
-    `neurons must be a share above 0 and at most 1 (25%, 0.25), a count from 1 to the expert width ${width}, or a study's file, not ${text}`,
+    `neurons must be a share above 0 and at most 1 (25%, 0.25), or a count from 1 to the expert width ${width}, not ${text}`,
   );
 }

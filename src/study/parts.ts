@@ -2,7 +2,7 @@
 // file that says what the parts are of.
 
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { RunError, UsageError } from "../errors.ts";
@@ -33,10 +33,15 @@ export class StudyParts {
 
   /**
    * @param inputs everything that results depend on.
-   * @throws UsageError if the folder holds parts of other inputs.
+   * @throws UsageError if the folder holds parts of other inputs, or something else.
    */
   static async open(folder: string, inputs: object): Promise<StudyParts> {
     const parts = new StudyParts(join(folder, "parts"));
+    if (!existsSync(parts.#path("inputs")) && existsSync(folder)) {
+      if (readdirSync(folder).some((name) => name !== "parts")) {
+        throw new UsageError(`${folder} is not empty, and no study was begun there: name a new folder`);
+      }
+    }
     const text = JSON.stringify(inputs);
     const known = parts.#read("inputs");
     if (known === undefined) await parts.#write("inputs", text);

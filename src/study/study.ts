@@ -65,6 +65,7 @@ export async function study(
   try {
     opened = openStoredModel(folder, backend, {
       dtype,
+      announce,
       onProgress: (done, total) => onProgress?.("loading weights", done / total),
     });
     return await run({ model: opened, tokenizer, folder }, model, plan, options);

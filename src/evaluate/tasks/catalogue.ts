@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
-import { UsageError } from "../../errors.ts";
+import { nearest, UsageError } from "../../errors.ts";
 import { checkTaskSpec, type TaskSpec } from "../task.ts";
 import { arcChallenge, arcEasy, blimp, boolq, copa, hellaswag, openbookqa, piqa } from "./choices.ts";
 import { lambadaOpenai, winogrande, wsc273 } from "./partial.ts";
@@ -39,8 +39,11 @@ export function findTask(name: string): ChosenTask {
     if (spec.groupBy !== undefined && name.startsWith(`${spec.task}_`))
       return { spec, part: name.slice(spec.task.length + 1) };
   }
-  const known = builtInTasks.map(({ task }) => task).join(", ");
-  throw new UsageError(`there is no task ${name}: known are ${known}, or a task's own YAML file`);
+  const known = builtInTasks.map(({ task }) => task);
+  const suggestion = nearest(name, known);
+  throw new UsageError(
+    `there is no task ${name}${suggestion ? `; did you mean ${suggestion}?` : `: known are ${known.join(", ")}, or a task's own YAML file`}`,
+  );
 }
 
 function readDeclaration(path: string): unknown {
