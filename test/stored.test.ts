@@ -198,6 +198,31 @@ for (const dtype of ["f32", "bf16", "int8"] as const) {
   });
 }
 
+for (const dtype of ["f32", "bf16", "int8"] as const) {
+  test(`sixteen sequences at once get the bits that each gets alone, also in a dense model: ${dtype}`, async () => {
+    for (const { open } of allBackends.slice(0, 2)) {
+      for (const config of [CONFIG, { ...CONFIG, num_experts: 0, mlp_only_layers: [] }]) {
+        const backend = open();
+        const model = createRandomModel(config, backend, { dtype });
+        const decoder = new Decoder(model, { slots: 17, maxPositions: 2 });
+        const rows = Array.from({ length: 16 }, (_, slot) => ({
+          slot,
+          position: 0,
+          ids: Uint32Array.of((slot * 5) % 96),
+        }));
+        const together = Float32Array.from(await decoder.run(rows));
+        for (const [s, row] of rows.entries()) {
+          const alone = await decoder.run([{ ...row, slot: 16 }]);
+          assert.deepEqual(alone, together.subarray(s * 96, s * 96 + 96), `sequence ${s}`);
+        }
+        decoder.close();
+        model.close();
+        backend.close();
+      }
+    }
+  });
+}
+
 test("numbers that kernels would follow out of their buffers are refused", async () => {
   const backend = bestBackend();
   const model = createRandomModel(CONFIG, backend, { dtype: "f32" });

@@ -125,3 +125,8 @@ export function checkCall(
     }
   }
 }
+
+/** A backend's name without its number of threads: what has the same gives the same bits. */
+export function arithmeticOf(name: string): string {
+  return name.replace(/, \d+ threads?/, "");
+}

@@ -1,5 +1,6 @@
 // From an experiment to its runs: each arm and seed resolved to a complete configuration, and the hash of that, which
-// names the run's folder. Equal hashes mean equal results, so experiments share runs.
+// names the run's folder. Equal hashes mean equal results, so experiments share runs (to rounding, where machines differ:
+// `dtype: auto` is what a machine is good at, and reports say where runs are of several backends).
 
 import { createHash } from "node:crypto";
 import { UsageError } from "../errors.ts";

@@ -3,7 +3,7 @@
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import type { Backend } from "../backends/backend.ts";
+import { arithmeticOf, type Backend } from "../backends/backend.ts";
 import { openBackend } from "../backends/cpu.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { findModelFolder } from "../checkpoint/loadModel.ts";
@@ -139,7 +139,7 @@ async function runSteps(
   const saved = run.checkpoints().at(-1);
   if (saved) {
     const madeBy = trainer.load(saved.path);
-    if (madeBy !== backend.name) {
+    if (arithmeticOf(madeBy) !== arithmeticOf(backend.name)) {
       announce(`This run was on ${madeBy}; on ${backend.name} it goes on correctly, but not bit for bit.`);
     }
   }

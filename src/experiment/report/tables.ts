@@ -1,5 +1,6 @@
 // The tables and sentences of an experiment's report, for the terminal, Markdown, CSV and the page alike.
 
+import { arithmeticOf } from "../../backends/backend.ts";
 import { formatBytes, formatDuration, formatFixed, formatPercent } from "../../report/format.ts";
 import type { Column, Table } from "../../report/table.ts";
 import type { Sweep } from "../measures/measure.ts";
@@ -354,8 +355,7 @@ export function reportInWords(report: ExperimentReport): string[] {
         ]
       : []),
     ...(compared.length > 0 ? sentences : ["There is nothing to compare yet."]),
-    // A backend computes the same with any number of threads.
-    ...(new Set(backends.map((name) => name.replace(/, \d+ threads?/, ""))).size > 1
+    ...(new Set(backends.map(arithmeticOf)).size > 1
       ? [
           `The runs were computed on different backends (${backends.join("; ")}), which agree only to rounding.`,
         ]
