@@ -3,6 +3,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Difference } from "../src/experiment/report/compareArms.ts";
+import { verdictInWords } from "../src/experiment/report/tables.ts";
 import { tQuantile, tTwoSided } from "../src/experiment/statistics/distributions.ts";
 import {
   estimate,
@@ -275,4 +277,21 @@ test("families of arms that follow the seeds each in their own way are no arms t
     follows.map((seed, s) => 4 + (arm < 4 ? 1 : -1) * seed + 0.05 * noise[arm * 4 + s]),
   );
   assert.ok(spreadOf(bySeed(arms))!.pAlike < leastAlike);
+});
+
+test("a difference that is seen, and smaller than what counts as none, says both", () => {
+  const difference: Difference = {
+    ...{ against: "MoE", seeds: [1, 2, 3], count: 3, mean: 0.003, halfWidth: 0.002, margin: 0.01 },
+    verdict: "worse",
+  };
+  assert.equal(verdictInWords(difference), "worse, by less than 0.0100");
+  assert.equal(verdictInWords({ ...difference, margin: 0.0049 }), "worse");
+  assert.equal(
+    verdictInWords({ ...difference, mean: -0.003, verdict: "better", holm: 0.2 }),
+    "better, by less than 0.0100, but not after Holm's correction",
+  );
+  assert.equal(
+    verdictInWords({ ...difference, verdict: "no difference seen" }),
+    "no difference seen (within 0.0100)",
+  );
 });

@@ -330,10 +330,14 @@ export function runsTable({ arms, quantities, backends }: ExperimentReport): Tab
 }
 
 /** "better", "no difference seen (within 0.0150)", "worse, but not after Holm's correction". */
-export function verdictInWords({ verdict, margin, holm }: Difference): string {
+export function verdictInWords({ verdict, mean, halfWidth, margin, holm }: Difference): string {
   if (verdict === "no difference seen") return `${verdict} (within ${digits(margin)})`;
-  const isWeak = (verdict === "better" || verdict === "worse") && holm !== undefined && holm > 0.05;
-  return isWeak ? `${verdict}, but not after Holm's correction` : verdict;
+  if (verdict !== "better" && verdict !== "worse") return verdict;
+  // Seen, and yet no larger than what counts as none.
+  const isSmall = halfWidth !== undefined && Math.abs(mean) + halfWidth <= margin;
+  const size = isSmall ? `, by less than ${digits(margin)}` : "";
+  const isWeak = holm !== undefined && holm > 0.05;
+  return `${verdict}${size}${isWeak ? ", but not after Holm's correction" : ""}`;
 }
 
 /** More arms than this are summed up by verdict; the tables say the rest. */
