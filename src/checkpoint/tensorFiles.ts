@@ -105,6 +105,14 @@ export class TensorFiles {
     return this.#owner(name).readFloat32(name);
   }
 
+  /** What a part of a tensor (`findPart` of tensorNames.ts) is among the values of the whole one: a view of them. */
+  partOf<Values extends Float32Array | Uint16Array>(values: Values, part: PlacedTensor): Values {
+    const whole = this.tensors.get(part.name) ?? part;
+    const size = (whole.end - whole.begin) / values.length;
+    const [first, last] = [part.begin, part.end].map((at) => (at - whole.begin) / size);
+    return values.subarray(first, last) as Values;
+  }
+
   /** A tensor of integers (or BOOL) as int32. @throws RunError if it has another type, or a value needs more bits. */
   readInt32(name: string): Int32Array<ArrayBuffer> {
     return this.#owner(name).readInt32(name);
