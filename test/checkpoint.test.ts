@@ -11,12 +11,12 @@ import { openModel, readModelConfig, saveModel } from "../src/checkpoint/modelFo
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
+import { attendWithin } from "../src/model/attention.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
-import { attendWithin } from "../src/train/step.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-checkpoint-"));

@@ -21,10 +21,10 @@ import type { Row } from "../src/evaluate/task.ts";
 import { encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
 import type { DecoderOptions } from "../src/infer/decoder.ts";
 import { LanguageModel } from "../src/infer/languageModel.ts";
+import { attendWithin } from "../src/model/attention.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
-import { attendWithin } from "../src/train/step.ts";
 import { bestBackend } from "./support/backends.ts";
 
 const fixture = (path: string) => new URL(`fixtures/${path}`, import.meta.url).pathname;

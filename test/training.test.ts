@@ -127,7 +127,8 @@ test("recomputing the layers changes no bit, and takes less memory", async () =>
     const tape = new Tape(backend, { recording: true });
     const ids = Uint32Array.from({ length: 128 }, (_, i) => i);
     const before = backend.bytesInUse;
-    forwardLoss(tape, model, { inputs: ids, targets: ids, count: 4 }, false, true, recompute);
+    const batch = { inputs: ids, targets: ids, count: 4 };
+    forwardLoss(tape, model, batch, { bf16: false, balance: true, recompute });
     const bytes = backend.bytesInUse - before;
     tape.release();
     assert.equal(backend.bytesInUse, before);

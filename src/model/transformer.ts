@@ -11,13 +11,12 @@ import { RandomStream } from "../random.ts";
 import { add, addGated, embedding, linear, rmsNorm, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import { Parameter, sizeOf, Tensor } from "../tensor/tensor.ts";
-import { attentionBlock } from "./attention.ts";
+import { type Attend, attentionBlock } from "./attention.ts";
 import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
 
-/** How a layer's queries attend: q_T(H C), k_T(G C), v_T(G C), rotated already, to o_T(H C). */
-export type Attend = (tape: Tape, layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
+export type { Attend } from "./attention.ts";
 
 export interface ForwardOptions {
   readonly attend: Attend;
