@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
 import { CheckpointSource } from "../src/checkpoint/checkpointSource.ts";
 import { openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { openModel, readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
@@ -19,6 +19,7 @@ import { toBf16 } from "../src/kernels/kernel.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
 import type { Transformer } from "../src/model/transformer.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
+import { openModel, readInt32 } from "./support/golden.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-stored-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -45,7 +46,7 @@ for (const family of ["qwen3_moe", "qwen3"]) {
   for (const { name, open } of allBackends) {
     test(`${family}: stored f32 weights give transformers' logits, token by token, on ${name}`, async () => {
       const backend = open();
-      const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+      const ids = Uint32Array.from(readInt32(golden, "input_ids").subarray(0, 24));
       const width = expertWidth(readModelConfig(fixture(family)));
       for (const ratio of ["1.0", "0.25"]) {
         const kept = Math.ceil(Number(ratio) * width);
@@ -95,7 +96,7 @@ async function bf16Copy(family: string): Promise<string> {
 test("a checkpoint of bf16 is used in place, and gives what its values give when they are copied", async () => {
   const path = await bf16Copy("qwen3_moe");
   const golden = SafetensorsFile.open(join(fixture("qwen3_moe"), "expected.safetensors"));
-  const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+  const ids = Uint32Array.from(readInt32(golden, "input_ids").subarray(0, 24));
   for (const { open } of allBackends.slice(0, 2)) {
     const backend = open();
     const results: Float32Array[][] = [];

@@ -113,19 +113,9 @@ export class TensorFiles {
     return values.subarray(first, last) as Values;
   }
 
-  /** A tensor of integers (or BOOL) as int32. @throws RunError if it has another type, or a value needs more bits. */
-  readInt32(name: string): Int32Array<ArrayBuffer> {
-    return this.#owner(name).readInt32(name);
-  }
-
   /** Closes all files; closing twice is harmless. */
   close(): void {
     for (const file of this.files) file.close();
-  }
-
-  /** For `using`. */
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #owner(name: string): SafetensorsFile {
@@ -182,7 +172,7 @@ export function shardNames(indexPath: string): string[] {
 }
 
 /** Whether a name stays in its folder on every system; links are followed, as caches of downloads consist of them. */
-export function isShardName(name: string): boolean {
+function isShardName(name: string): boolean {
   return /^[^/\\:\p{Cc}]{1,240}\.safetensors$/u.test(name) && !name.startsWith(".");
 }
 
