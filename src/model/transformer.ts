@@ -48,7 +48,7 @@ type LayerTensors = {
 export interface ForwardOutput {
   /** After the last norm, before the head: [T, D]. */
   readonly hidden: Tensor;
-  /** Balance of each layer that has experts or drops neurons, in order; outputs inside are not kept. */
+  /** Balance of each layer that has experts or drops neurons, in order; its tensors stay until the tape is released. */
   readonly layers: readonly LayerBalance[];
 }
 
@@ -91,8 +91,8 @@ export class Transformer {
     backend.write(this.#ropeTable.buffer, ropeTable(positions, rotated, rope_theta, variant?.ropeScaling));
   }
 
-  /** Whether the weights are stored in fewer bits than f32. */
-  get halves(): boolean {
+  /** Whether the weights are stored in fewer bits than f32: bf16 or int8. Keys and values are cached as bf16 then. */
+  get isCompressed(): boolean {
     return this.head.dtype !== "f32";
   }
 
