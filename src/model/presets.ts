@@ -39,7 +39,7 @@ export function presetConfig(name: string): Partial<ModelConfig> {
   if (!(presetNames as string[]).includes(name)) {
     const suggestion = nearest(name, presetNames);
     throw new UsageError(
-      `Unknown preset "${name}"${suggestion ? `; did you mean "${suggestion}"?` : ""} There are: ${presetNames.join(", ")}.`,
+      `Unknown preset "${name}"${suggestion ? `; did you mean "${suggestion}"?` : "."} There are: ${presetNames.join(", ")}.`,
     );
   }
   const config = sizedConfig(sizes[size as SizeName]);
