@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
 import { CheckpointSource } from "../src/checkpoint/checkpointSource.ts";
-import { openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { loadModel, openStoredModel } from "../src/checkpoint/loadModel.ts";
+import { readModelConfig, saveModel } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
@@ -17,7 +17,8 @@ import { createRandomModel } from "../src/infer/randomModel.ts";
 import { createStoredWeights } from "../src/infer/storedWeights.ts";
 import { toBf16 } from "../src/kernels/kernel.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
-import type { Transformer } from "../src/model/transformer.ts";
+import { Transformer } from "../src/model/transformer.ts";
+import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
 import { openModel, readInt32 } from "./support/golden.ts";
 
@@ -236,6 +237,18 @@ test("a checkpoint whose tensors do not fit its configuration is refused in one 
       error instanceof RunError && /has shape \[.*\], but config.json asks for/.test(error.message),
   );
   assert.equal(backend.bytesInUse, 0, "nothing is left behind");
+  backend.close();
+});
+
+test("a model that fails to load leaves nothing on its caller's backend", async () => {
+  const path = join(folder, "few-words");
+  const backend = bestBackend();
+  const model = new Transformer(resolveModelConfig({ ...CONFIG, num_hidden_layers: 1 }), backend);
+  model.initialise(1);
+  await saveModel(path, model, byteTokenizer());
+  model.close();
+  await assert.rejects(loadModel(path, { backend }), /the tokenizer has \d+ tokens, but the model knows 96/);
+  assert.equal(backend.bytesInUse, 0);
   backend.close();
 });
 
