@@ -14,10 +14,11 @@ import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/che
 import { RunError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { createRandomModel } from "../src/infer/randomModel.ts";
-import { createStoredWeights } from "../src/infer/storedWeights.ts";
+import { createStoredWeights, type WeightSource } from "../src/infer/storedWeights.ts";
 import { toBf16 } from "../src/kernels/kernel.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
+import { sizeOf } from "../src/tensor/tensor.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
 import { openModel, readInt32 } from "./support/golden.ts";
@@ -240,10 +241,31 @@ test("a checkpoint whose tensors do not fit its configuration is refused in one 
   backend.close();
 });
 
+test("experts that lie too far apart to be addressed are refused", () => {
+  const backend = bestBackend();
+  const zeros = (spec: { shape: readonly number[] }) => backend.allocate("f32", sizeOf(spec.shape));
+  const source: WeightSource = {
+    tensor: zeros,
+    release: (buffer) => backend.free(buffer),
+    inPlace: zeros,
+    together: ([gate]) => ({
+      buffer: zeros(gate),
+      places: Array.from({ length: 2 * gate.shape[0] }, (_, i) => i * 2 ** 30),
+    }),
+    close: () => {},
+  };
+  assert.throws(() => createStoredWeights(CONFIG, backend, source, { type: "f32" }), {
+    name: "RunError",
+    message: /^experts of model\.layers\.0\.mlp\.experts\.gate_proj begin beyond element 4294967295/,
+  });
+  assert.equal(backend.bytesInUse, 0);
+  backend.close();
+});
+
 test("a model that fails to load leaves nothing on its caller's backend", async () => {
   const path = join(folder, "few-words");
   const backend = bestBackend();
-  const model = new Transformer(resolveModelConfig({ ...CONFIG, num_hidden_layers: 1 }), backend);
+  const model = new Transformer(CONFIG, backend);
   model.initialise(1);
   await saveModel(path, model, byteTokenizer());
   model.close();
