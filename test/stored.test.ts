@@ -228,6 +228,20 @@ test("writes of a captured step are made again with what their arrays hold", asy
   }
 });
 
+test("a capture that fails leaves no memory behind", () => {
+  for (const { open } of allBackends.slice(0, 2)) {
+    const backend = open();
+    const fails = () => {
+      backend.free(backend.allocate("f32", 100));
+      backend.allocate("f32", 3);
+      throw new Error("half way");
+    };
+    assert.throws(() => backend.capture(fails), /half way/);
+    assert.equal(backend.bytesInUse, 0);
+    backend.close();
+  }
+});
+
 test("a checkpoint whose tensors do not fit its configuration is refused in one sentence", () => {
   const backend = bestBackend();
   const config = { ...readModelConfig(fixture("qwen3")), hidden_size: 32 };
