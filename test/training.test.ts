@@ -378,6 +378,21 @@ test("a comparison trains three arms alike, and resumes with the settings it beg
   assert.deepEqual(losses(resumed.comparison.arms), losses(whole.comparison.arms));
 });
 
+test("a comparison checks all arms before it begins", async () => {
+  const out = join(folder, "no-comparison");
+  const backend = bestBackend();
+  for (const [model, message] of [
+    [{ num_experts_per_tok: 3 }, /^num_experts_per_tok must be even in a comparison, .* not 3$/],
+    [{ moe_intermediate_size: 30 }, /^moe_intermediate_size must be a multiple of 4 in .* not 30$/],
+    [{ num_experts_per_tok: 0 }, /^MoE, model: num_experts_per_tok must be an integer of at least 1, not 0$/],
+  ] as const) {
+    const attempt = compare({ preset: "glimpse", data: toy, out, model, backend, announce: () => {} });
+    await assert.rejects(attempt, { name: "UsageError", message });
+    assert.ok(!existsSync(out), "nothing is written");
+  }
+  backend.close();
+});
+
 test("a dataset in memory trains without a file", async () => {
   const tokenizer = byteTokenizer();
   const ids = tokenizer.encode(toyText(300));
