@@ -7,17 +7,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { Backend } from "../src/backends/backend.ts";
-import { openModel, readModelConfig, saveModel } from "../src/checkpoint/modelFolder.ts";
+import { readModelConfig, saveModel } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
+import { attendWithin } from "../src/model/attention.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
-import { attendWithin } from "../src/train/step.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
+import { openModel, readInt32 } from "./support/golden.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-checkpoint-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -47,7 +48,7 @@ for (const family of ["qwen3_moe", "qwen3"]) {
   for (const { name, open } of allBackends.slice(0, 2)) {
     test(`${family}: logits and neuron-sparse logits on ${name}`, async () => {
       const backend = open();
-      const ids = golden.readInt32("input_ids");
+      const ids = readInt32(golden, "input_ids");
       const width = expertWidth(readModelConfig(fixture(family)));
       for (const ratio of ["1.0", "0.5", "0.25", "0.125"]) {
         const kept = Math.ceil(Number(ratio) * width);
@@ -66,8 +67,8 @@ for (const family of ["qwen3_moe", "qwen3"]) {
   test(`${family}: greedy continuation over the cache`, async () => {
     const backend = bestBackend();
     const model = openModel(fixture(family), backend);
-    const ids = golden.readInt32("input_ids");
-    const wanted = golden.readInt32("greedy_ids");
+    const ids = readInt32(golden, "input_ids");
+    const wanted = readInt32(golden, "greedy_ids");
     for (const row of [0, 1]) {
       const decoder = new Decoder(model);
       let next = Uint32Array.from(ids.subarray(24 * row, 24 * row + 24));
@@ -137,7 +138,6 @@ test("a model folder is read back with the same weights and configuration", asyn
       UsageError as never,
       /rotary scaling "longrope" is not supported/,
     ],
-    [{ attention_bias: true }, UsageError as never, /can be run, but not trained/],
     [
       { moe_intermediate_size: 16 },
       RunError as never,

@@ -9,7 +9,6 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import type { Backend } from "../src/backends/backend.ts";
-import { openModel } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile } from "../src/checkpoint/safetensors.ts";
 import { UsageError } from "../src/errors.ts";
 import { evaluateTasks } from "../src/evaluate/evaluate.ts";
@@ -21,11 +20,12 @@ import type { Row } from "../src/evaluate/task.ts";
 import { encodePair, rollingWindows, type TokenRequest } from "../src/evaluate/tokens.ts";
 import type { DecoderOptions } from "../src/infer/decoder.ts";
 import { LanguageModel } from "../src/infer/languageModel.ts";
+import { attendWithin } from "../src/model/attention.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
-import { attendWithin } from "../src/train/step.ts";
 import { bestBackend } from "./support/backends.ts";
+import { openModel, readInt32 } from "./support/golden.ts";
 
 const fixture = (path: string) => new URL(`fixtures/${path}`, import.meta.url).pathname;
 const folder = mkdtempSync(join(tmpdir(), "mone-evaluate-"));
@@ -147,7 +147,7 @@ describe("log-likelihoods", () => {
 
   test("they are those of transformers", async () => {
     const golden = SafetensorsFile.open(fixture("hf/qwen3_moe/expected.safetensors"));
-    const ids = Uint32Array.from(golden.readInt32("input_ids"));
+    const ids = Uint32Array.from(readInt32(golden, "input_ids"));
     const logits = golden.readFloat32("neuron.gate.1.0.logits");
     const vocab = model.config.vocab_size;
     // Both prompts of 24 tokens, each cut in two places.

@@ -22,6 +22,7 @@ import { neuronSetting } from "../src/study/settings.ts";
 import { linear } from "../src/tensor/ops.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
+import { readInt32 } from "./support/golden.ts";
 
 const FAMILIES = ["olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "llama", "qwen3"];
 const STYLES = ["config.json", "config.hub-style.json"];
@@ -55,7 +56,7 @@ interface Expected {
 function goldenOf(family: string) {
   const file = SafetensorsFile.open(join(fixture(family), "expected.safetensors"));
   const json = JSON.parse(readFileSync(join(fixture(family), "expected.json"), "utf8")) as Expected;
-  const ids = file.readInt32("input_ids");
+  const ids = readInt32(file, "input_ids");
   const prompts = Array.from({ length: PROMPTS }, (_, row) =>
     Uint32Array.from(ids.subarray(row * LENGTH, (row + 1) * LENGTH)),
   );
@@ -121,7 +122,7 @@ async function checkDense(family: string, model: Transformer): Promise<void> {
     );
     assert.deepEqual(
       joined((o) => o.routing[i].ids),
-      [...file.readInt32(`expert_ids.${layer}`)],
+      [...readInt32(file, `expert_ids.${layer}`)],
     );
     close(
       joined((o) => o.routing[i].weights),
@@ -186,7 +187,7 @@ for (const family of FAMILIES) {
       for (const ratio of RATIOS) await checkSparse(family, model, ratio);
       await checkStudy(family, model);
       const { file, prompts } = goldenOf(family);
-      const ids = [...file.readInt32("greedy_ids")];
+      const ids = [...readInt32(file, "greedy_ids")];
       for (const [p, prompt] of prompts.entries()) {
         assert.deepEqual(await greedy(model, prompt), ids.slice(p * WRITTEN, (p + 1) * WRITTEN));
       }

@@ -90,7 +90,7 @@ test("shards are one thing", () => {
   assert.deepEqual([...files.tensors.keys()].sort(), Object.keys(weightMap).sort());
   assert.deepEqual(files.readFloat32("a.bias"), new Float32Array([1, 2]));
   assert.deepEqual(files.readFloat32("b.weight"), new Float32Array([1, 2, 3]));
-  assert.deepEqual(files.readInt32("b.flags"), new Int32Array([1, 0]));
+  assert.deepEqual(files.readBytes("b.flags"), new Uint8Array([1, 0]));
   assert.equal(files.tensors.get("b.flags")?.file, at(SHARDS[1]));
   assert.throws(() => files.readBytes("c"), { name: "RunError", message: /index\.json has no tensor "c"/ });
   files.close();

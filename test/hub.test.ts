@@ -16,9 +16,10 @@ import {
 } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { hostname, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, beforeEach, test } from "node:test";
+import { thisHost } from "../src/checkpoint/atomic.ts";
 import { resolveModelPath } from "../src/checkpoint/hub.ts";
 import { cacheFolder, findToken, parseHubId } from "../src/checkpoint/hubCache.ts";
 import { inspectModel } from "../src/checkpoint/inspect.ts";
@@ -236,10 +237,9 @@ test("what a killed process left is continued", async () => {
   const data = files.get(SHARDS[0])!;
   const child = spawn(process.execPath, ["-e", ""]);
   await new Promise((resolve) => child.on("exit", resolve));
-  const host = createHash("sha1").update(hostname()).digest("hex").slice(0, 8);
   mkdirSync(join(modelFolder(), "blobs"), { recursive: true });
   writeFileSync(
-    join(modelFolder(), "blobs", `${sha256(data)}.${host}-${child.pid}-1.incomplete`),
+    join(modelFolder(), "blobs", `${sha256(data)}.${thisHost}-${child.pid}-1.incomplete`),
     data.subarray(0, 500),
   );
   const folder = await fetchModel();

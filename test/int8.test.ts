@@ -10,7 +10,7 @@ import { convertCheckpoint } from "../src/checkpoint/convert.ts";
 import { exportGguf } from "../src/checkpoint/exportGguf.ts";
 import { inspectModel } from "../src/checkpoint/inspect.ts";
 import { openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { openModel, readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { readModelConfig } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { textLogits } from "../src/infer/logits.ts";
@@ -105,7 +105,6 @@ test("what cannot be done with bytes is refused", async () => {
   await refused(() => exportGguf(path, join(folder, "x.gguf"), { type: "BF16" }));
   for (const dtype of ["f32", "bf16"] as const)
     await refused(() => openStoredModel(path, backend, { dtype }));
-  await refused(() => openModel(path, backend));
   const both = { dtype: "int8", experts: "fused" } as const;
   await assert.rejects(convertCheckpoint(fixture("olmoe"), target, both), UsageError);
 });

@@ -7,6 +7,7 @@ import type { Backend } from "../src/backends/backend.ts";
 import { ReferenceBackend } from "../src/backends/reference.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { catalogue } from "../src/kernels/catalogue.ts";
+import { attendWithin } from "../src/model/attention.ts";
 import { type ModelConfig, resolveModelConfig } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { Transformer } from "../src/model/transformer.ts";
@@ -57,7 +58,7 @@ function build(backend: Backend, variant: Partial<ModelConfig>): Transformer {
 
 async function lossOf(model: Transformer): Promise<number> {
   const tape = new Tape(model.backend, { recording: false });
-  const { loss } = forwardLoss(tape, model, batch, false, false);
+  const { loss } = forwardLoss(tape, model, batch, { bf16: false, balance: false });
   const [value] = await model.backend.read(loss.buffer, 0, 1);
   tape.release();
   return value;
@@ -69,7 +70,7 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
       const backend = open();
       const model = build(backend, variant);
       const tape = new Tape(backend, { recording: true });
-      const { loss } = forwardLoss(tape, model, batch, false, false);
+      const { loss } = forwardLoss(tape, model, batch, { bf16: false, balance: false });
       tape.backward([{ loss, weight: 1 }]);
       tape.release();
       let squares = 0;
@@ -139,7 +140,6 @@ test("decoding over the cache gives the logits of the full forward pass, alone a
     const model = build(backend, variant);
     const sequences = [0, 1].map((row) => batch.inputs.subarray(row * 7, row * 7 + 7));
     const tape = new Tape(backend, { recording: false });
-    const { attendWithin } = await import("../src/train/step.ts");
     const expected: Float32Array[] = [];
     for (const ids of sequences) {
       const positions = tape.constant(Uint32Array.from(ids.keys()), [ids.length]);

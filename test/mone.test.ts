@@ -15,6 +15,7 @@ import { RandomStream } from "../src/random.ts";
 import { Tape } from "../src/tensor/tape.ts";
 import { Parameter, sizeOf, type Tensor } from "../src/tensor/tensor.ts";
 import { allBackends, maxAbs, maxDifference } from "./support/backends.ts";
+import { readInt32 } from "./support/golden.ts";
 
 const T = 12;
 const D = 16;
@@ -92,7 +93,7 @@ for (const { name: backendName, open } of allBackends) {
       near(await backend.read(layer.routing.probs.buffer, 0, T * 4), "router_probs", 1e-6);
       near(await backend.read(layer.routing.weights.buffer, 0, T * A), "expert_weights", 1e-6);
       const ids = await backend.read(layer.routing.ids.buffer, 0, T * A);
-      assert.deepEqual([...ids], [...file.readInt32("expert_ids")]);
+      assert.deepEqual([...ids], [...readInt32(file, "expert_ids")]);
       assert.ok(layer.usage.neurons);
       const usage = await backend.read(layer.usage.neurons.buffer, 0, 4 * F);
       const keep = file.readBytes("neuron_keep");

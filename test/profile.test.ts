@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { phaseOf, profileBackend } from "../src/backends/profile.ts";
 import { ReferenceBackend } from "../src/backends/reference.ts";
+import { phaseOf, profileBackend } from "../src/bench/profile.ts";
 import { catalogue, kernelNames } from "../src/kernels/catalogue.ts";
 import { tokenDatasetFromMemory } from "../src/text/dataset.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";

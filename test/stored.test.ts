@@ -8,17 +8,20 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { cpuLevels, openBackend } from "../src/backends/cpu.ts";
 import { CheckpointSource } from "../src/checkpoint/checkpointSource.ts";
-import { openStoredModel } from "../src/checkpoint/loadModel.ts";
-import { openModel, readModelConfig } from "../src/checkpoint/modelFolder.ts";
+import { loadModel, openStoredModel } from "../src/checkpoint/loadModel.ts";
+import { readModelConfig, saveModel } from "../src/checkpoint/modelFolder.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { createRandomModel } from "../src/infer/randomModel.ts";
-import { createStoredWeights } from "../src/infer/storedWeights.ts";
+import { createStoredWeights, type WeightSource } from "../src/infer/storedWeights.ts";
 import { toBf16 } from "../src/kernels/kernel.ts";
 import { expertWidth, resolveModelConfig } from "../src/model/config.ts";
-import type { Transformer } from "../src/model/transformer.ts";
+import { Transformer } from "../src/model/transformer.ts";
+import { sizeOf } from "../src/tensor/tensor.ts";
+import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
+import { openModel, readInt32 } from "./support/golden.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-stored-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -45,7 +48,7 @@ for (const family of ["qwen3_moe", "qwen3"]) {
   for (const { name, open } of allBackends) {
     test(`${family}: stored f32 weights give transformers' logits, token by token, on ${name}`, async () => {
       const backend = open();
-      const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+      const ids = Uint32Array.from(readInt32(golden, "input_ids").subarray(0, 24));
       const width = expertWidth(readModelConfig(fixture(family)));
       for (const ratio of ["1.0", "0.25"]) {
         const kept = Math.ceil(Number(ratio) * width);
@@ -95,7 +98,7 @@ async function bf16Copy(family: string): Promise<string> {
 test("a checkpoint of bf16 is used in place, and gives what its values give when they are copied", async () => {
   const path = await bf16Copy("qwen3_moe");
   const golden = SafetensorsFile.open(join(fixture("qwen3_moe"), "expected.safetensors"));
-  const ids = Uint32Array.from(golden.readInt32("input_ids").subarray(0, 24));
+  const ids = Uint32Array.from(readInt32(golden, "input_ids").subarray(0, 24));
   for (const { open } of allBackends.slice(0, 2)) {
     const backend = open();
     const results: Float32Array[][] = [];
@@ -315,6 +318,20 @@ test("writes of a captured step are made again with what their arrays hold", asy
   }
 });
 
+test("a capture that fails leaves no memory behind", () => {
+  for (const { open } of allBackends.slice(0, 2)) {
+    const backend = open();
+    const fails = () => {
+      backend.free(backend.allocate("f32", 100));
+      backend.allocate("f32", 3);
+      throw new Error("half way");
+    };
+    assert.throws(() => backend.capture(fails), /half way/);
+    assert.equal(backend.bytesInUse, 0);
+    backend.close();
+  }
+});
+
 test("a checkpoint whose tensors do not fit its configuration is refused in one sentence", () => {
   const backend = bestBackend();
   const config = { ...readModelConfig(fixture("qwen3")), hidden_size: 32 };
@@ -325,6 +342,39 @@ test("a checkpoint whose tensors do not fit its configuration is refused in one 
       error instanceof RunError && /has shape \[.*\], but config.json asks for/.test(error.message),
   );
   assert.equal(backend.bytesInUse, 0, "nothing is left behind");
+  backend.close();
+});
+
+test("experts that lie too far apart to be addressed are refused", () => {
+  const backend = bestBackend();
+  const zeros = (spec: { shape: readonly number[] }) => backend.allocate("f32", sizeOf(spec.shape));
+  const source: WeightSource = {
+    tensor: zeros,
+    release: (buffer) => backend.free(buffer),
+    inPlace: zeros,
+    together: ([gate]) => ({
+      buffer: zeros(gate),
+      places: Array.from({ length: 2 * gate.shape[0] }, (_, i) => i * 2 ** 30),
+    }),
+    close: () => {},
+  };
+  assert.throws(() => createStoredWeights(CONFIG, backend, source, { type: "f32" }), {
+    name: "RunError",
+    message: /^experts of model\.layers\.0\.mlp\.experts\.gate_proj begin beyond element 4294967295/,
+  });
+  assert.equal(backend.bytesInUse, 0);
+  backend.close();
+});
+
+test("a model that fails to load leaves nothing on its caller's backend", async () => {
+  const path = join(folder, "few-words");
+  const backend = bestBackend();
+  const model = new Transformer(CONFIG, backend);
+  model.initialise(1);
+  await saveModel(path, model, byteTokenizer());
+  model.close();
+  await assert.rejects(loadModel(path, { backend }), /the tokenizer has \d+ tokens, but the model knows 96/);
+  assert.equal(backend.bytesInUse, 0);
   backend.close();
 });
 

@@ -13,6 +13,7 @@ import type { SettingResult, SpeedResult } from "../src/study/result.ts";
 import { searchKept } from "../src/study/search.ts";
 import { timeByTurns } from "../src/study/turns.ts";
 import { verdictOf } from "../src/study/verdict.ts";
+import { useOf } from "../src/train/usage.ts";
 
 test("bootstrap intervals of a mean cover the truth about as often as they say", () => {
   const trials = 200;
@@ -127,6 +128,22 @@ test("evenness of counts", () => {
   assert.ok(Math.abs(even.entropy - 1) < 1e-12 && Math.abs(even.gini) < 1e-12 && even.maxOverMean === 1);
   const one = evenness([0, 0, 0, 8]);
   assert.ok(one.entropy === 0 && Math.abs(one.gini - 0.75) < 1e-12 && one.maxOverMean === 4);
+});
+
+test("the entropy of counts is one rule in training and in studies, at its edges too", () => {
+  const cases: [number[], number][] = [
+    [[0, 0, 0], 0],
+    [[0], 0],
+    [[], 0],
+    [[7], 1],
+    [[0, 8], 0],
+    [[1, 1], 1],
+  ];
+  for (const [counts, entropy] of cases) {
+    const found = [useOf(counts).entropy, evenness(counts).entropy];
+    assert.deepEqual(found, [entropy, entropy], `counts ${counts}`);
+  }
+  assert.deepEqual(evenness([0, 0]), { entropy: 0, gini: 0, maxOverMean: 1 });
 });
 
 /** Runners on a clock of their own, by the milliseconds of a token at a time. */

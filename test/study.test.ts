@@ -14,7 +14,7 @@ import { UsageError } from "../src/errors.ts";
 import { Decoder } from "../src/infer/decoder.ts";
 import { randomScore } from "../src/kernels/studyExperts.ts";
 import { type ModelConfig, resolveModelConfig } from "../src/model/config.ts";
-import { resolveNeurons } from "../src/model/neurons.ts";
+import { countOfNeurons, countOfPruned, resolveNeurons } from "../src/model/neurons.ts";
 import { Transformer } from "../src/model/transformer.ts";
 import { gatherActivation, layerStatistics } from "../src/study/activation.ts";
 import { calibrate } from "../src/study/calibrate.ts";
@@ -340,6 +340,9 @@ test("--neurons: shares, counts, percentages, lists", () => {
   for (const wrong of ["0", "25", "0%", "101%", "1.5", "", "x", "-1", [1, 2], [1, 2, 25]]) {
     assert.throws(() => resolveNeurons(wrong, config), UsageError, String(wrong));
   }
+  // A pruned share is the nearest count, a kept one is rounded up.
+  assert.deepEqual([countOfPruned(0.8, 256), countOfNeurons("20%", 256)], [51, 52]);
+  assert.deepEqual([countOfPruned(0, 24), countOfPruned(0.98, 24)], [24, 1]);
   assert.equal(readNeuronsOption("25%"), "25%");
   assert.throws(() => readNeuronsOption(join(folder, "none.json")), UsageError);
   assert.throws(() => readNeuronsOption(join(folder, "MoE", "config.json")), /is not a study/);

@@ -127,7 +127,8 @@ test("recomputing the layers changes no bit, and takes less memory", async () =>
     const tape = new Tape(backend, { recording: true });
     const ids = Uint32Array.from({ length: 128 }, (_, i) => i);
     const before = backend.bytesInUse;
-    forwardLoss(tape, model, { inputs: ids, targets: ids, count: 4 }, false, true, recompute);
+    const batch = { inputs: ids, targets: ids, count: 4 };
+    forwardLoss(tape, model, batch, { bf16: false, balance: true, recompute });
     const bytes = backend.bytesInUse - before;
     tape.release();
     assert.equal(backend.bytesInUse, before);
@@ -402,6 +403,21 @@ test("a comparison trains three arms alike, and resumes with the settings it beg
   const resumed = await compare({ out, resume: true, threads: 2, announce: () => {} });
   const losses = (arms: ArmResult[]) => arms.map(({ final }) => final.loss);
   assert.deepEqual(losses(resumed.comparison.arms), losses(whole.comparison.arms));
+});
+
+test("a comparison checks all arms before it begins", async () => {
+  const out = join(folder, "no-comparison");
+  const backend = bestBackend();
+  for (const [model, message] of [
+    [{ num_experts_per_tok: 3 }, /^num_experts_per_tok must be even in a comparison, .* not 3$/],
+    [{ moe_intermediate_size: 30 }, /^moe_intermediate_size must be a multiple of 4 in .* not 30$/],
+    [{ num_experts_per_tok: 0 }, /^MoE, model: num_experts_per_tok must be an integer of at least 1, not 0$/],
+  ] as const) {
+    const attempt = compare({ preset: "glimpse", data: toy, out, model, backend, announce: () => {} });
+    await assert.rejects(attempt, { name: "UsageError", message });
+    assert.ok(!existsSync(out), "nothing is written");
+  }
+  backend.close();
 });
 
 test("a dataset in memory trains without a file", async () => {

@@ -20,6 +20,7 @@ import { expertWidth } from "../src/model/config.ts";
 import { writePruned } from "../src/study/prune.ts";
 import { train } from "../src/train/loop.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
+import { readInt32 } from "./support/golden.ts";
 import { tinyRun, writeToyText } from "./support/tinyRun.ts";
 
 const MOE = ["olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2"];
@@ -164,7 +165,9 @@ describe("transformers computes the same", {
     for (const family of FAMILIES) names.push(...(await write(family)).filter(comparable));
     const folders = names.map((name) => {
       const [family, ...form] = name.split(" ");
-      const prompts = /^(fused, )?K =/.test(form.join(" ")) ? [...golden(family).readInt32("input_ids")] : [];
+      const prompts = /^(fused, )?K =/.test(form.join(" "))
+        ? [...readInt32(golden(family), "input_ids")]
+        : [];
       return {
         path: at(name),
         experts: fusedToo && !["llama", "qwen3"].includes(family),

@@ -88,18 +88,23 @@ export class HostMemory {
 
   /**
    * Runs `body` in an arena of its own, from which nobody else gets memory afterwards, so that what it computed can be
-   * computed again in the same place. @returns what gives that memory back. Buffers that are alive after `body` go with it.
+   * computed again in the same place. @returns what gives that memory back. Buffers that are alive after `body` go with it,
+   * and at once if it throws.
    */
   reserve(body: () => void): () => void {
     const usual = this.#arena;
     const own = new Arena(this.#allocateBytes);
     this.#arena = own;
+    const aliveIn = () => [...this.#live].filter(({ home }) => home?.arena === own);
     try {
       body();
+    } catch (error) {
+      for (const buffer of aliveIn()) this.free(buffer);
+      throw error;
     } finally {
       this.#arena = usual;
     }
-    const alive = [...this.#live].filter(({ home }) => home?.arena === own);
+    const alive = aliveIn();
     const held = alive.reduce((sum, { home }) => sum + (home?.block.bytes ?? 0), 0);
     const others = own.bytes - held;
     this.#reserved += others;

@@ -1,7 +1,7 @@
 // Where the time of a training step goes: kernels by pass and part of the model, with the operations they do.
 
 import type { Backend } from "../backends/backend.ts";
-import { type Pass, type Phase, profileBackend } from "../backends/profile.ts";
+import { type Pass, type Phase, profileBackend } from "./profile.ts";
 import { type TrainerPlan, trainerOf } from "./trainerArm.ts";
 
 export interface ProfileRow {

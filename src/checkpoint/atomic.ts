@@ -57,8 +57,8 @@ function readProcStat(pid: number): { state: string; started: number } | undefin
   return { state: fields[0], started: Number(fields[19]) };
 }
 
-/** Hosts that share a folder are told apart by their names. */
-const thisHost = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
+/** Names this host in the names of files: hosts that share a folder are told apart by it. */
+export const thisHost = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
 
 /** The name beside `path` under which this process prepares it. */
 export function temporaryPath(path: string): string {

@@ -110,9 +110,7 @@ export class CheckpointSource implements WeightSource {
     const whole = this.#files.tensors.get(name) ?? part;
     if (whole.end - whole.begin === end - begin) return this.#readWhole(whole);
     if (this.#fused?.name !== name) this.#fused = { name, values: this.#readWhole(whole).slice() };
-    const { values } = this.#fused;
-    const size = (whole.end - whole.begin) / values.length;
-    return values.subarray((begin - whole.begin) / size, (end - whole.begin) / size);
+    return this.#files.partOf(this.#fused.values, part);
   }
 
   #readWhole({ name, dtype, begin, end }: PlacedTensor): Float32Array | Uint16Array {

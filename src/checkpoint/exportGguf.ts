@@ -15,7 +15,7 @@ import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
 import { ggufName, interleavedRows, tokenTypes } from "./ggufNames.ts";
 import { readConfigs, storedParts } from "./modelFolder.ts";
 import { requireFloats } from "./quantization.ts";
-import { type PlacedTensor, rememberLast, TensorFiles } from "./tensorFiles.ts";
+import { rememberLast, TensorFiles } from "./tensorFiles.ts";
 import { findPart } from "./tensorNames.ts";
 
 export interface ExportOptions {
@@ -46,13 +46,6 @@ export async function exportGguf(
     const specs = parameterSpecs(config);
     const total = specs.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
     const floats = rememberLast((name) => files.readFloat32(name));
-    const readPart = ({ name, begin, end }: PlacedTensor) => {
-      const whole = files.tensors.get(name);
-      const values = floats(name);
-      if (!whole || whole.end - whole.begin === end - begin) return values;
-      const size = (whole.end - whole.begin) / values.length;
-      return values.subarray((begin - whole.begin) / size, (end - whole.begin) / size);
-    };
     let done = 0;
     const tensors = specs.map((spec): GgufTensor => {
       const vector = spec.init === "ones";
@@ -65,7 +58,8 @@ export async function exportGguf(
       function* data() {
         for (const expert of storedParts(spec).keys()) {
           throwIfAborted(signal);
-          const values = readPart(findPart(files, spec, expert, config.variant?.family));
+          const part = findPart(files, spec, expert, config.variant?.family);
+          const values = files.partOf(floats(part.name), part);
           yield encodeGguf(architecture === "llama" ? interleavedRows(spec, values, config) : values, as);
           done += values.length;
           onProgress?.(done, total);

@@ -96,13 +96,6 @@ export class GgufFile {
   }
 
   /** As `number`. */
-  flag(key: string): boolean | undefined {
-    const value = this.entries.get(key);
-    if (value === undefined || typeof value === "boolean") return value;
-    throw this.#wrong(key, "true or false");
-  }
-
-  /** As `number`. */
   text(key: string): string | undefined {
     const place = this.#place(key, "text", "a text");
     return place && this.#decode(key, this.#bytes(place.begin, place.end));

@@ -2,13 +2,12 @@
 // (https://huggingface.co/docs/hub/local-cache): models--ORG--NAME with blobs/ETAG (SHA-256 of large files, git blob id
 // of others), snapshots/COMMIT/FILE as links to blobs, and refs/REVISION holding a commit. Not here: the network (hub.ts).
 
-import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { copyFile, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
-import { homedir, hostname } from "node:os";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { RunError, UsageError } from "../errors.ts";
-import { errorCode, isRunning, temporaryPath, thisProcess, writeFileAtomic } from "./atomic.ts";
+import { errorCode, isRunning, temporaryPath, thisHost, thisProcess, writeFileAtomic } from "./atomic.ts";
 import { INDEX_FILE, shardNames } from "./tensorFiles.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -113,11 +112,10 @@ export class CachedModel {
    * at once fetch a file twice but never write into the same one; the first to finish gives the blob its name.
    */
   async part(etag: string): Promise<string> {
-    const host = createHash("sha1").update(hostname()).digest("hex").slice(0, 8);
-    const own = `${etag}.${host}-${thisProcess.pid}-${thisProcess.started}.incomplete`;
+    const own = `${etag}.${thisHost}-${thisProcess.pid}-${thisProcess.started}.incomplete`;
     const folder = join(this.folder, "blobs");
     await mkdir(folder, { recursive: true });
-    const pattern = new RegExp(`^${etag}\\.${host}-(\\d+)-(\\d+)\\.incomplete$`);
+    const pattern = new RegExp(`^${etag}\\.${thisHost}-(\\d+)-(\\d+)\\.incomplete$`);
     for (const name of existsSync(join(folder, own)) ? [] : await readdir(folder)) {
       const match = pattern.exec(name);
       if (!match || isRunning({ pid: Number(match[1]), started: Number(match[2]) })) continue;

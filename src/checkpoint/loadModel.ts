@@ -127,17 +127,20 @@ export async function loadModel(path: string, options: LoadOptions = {}): Promis
   const tokenizer = readTokenizer(folder);
   const defaults = readGenerationDefaults(folder);
   const backend = options.backend ?? openBackend({ threads: options.threads }, options.announce);
+  let model: Transformer | undefined;
   try {
     const onClose = () => {
       if (!options.backend) backend.close();
     };
-    return new LanguageModel(openStoredModel(folder, backend, options, overrides, config), tokenizer, {
+    model = openStoredModel(folder, backend, options, overrides, config);
+    return new LanguageModel(model, tokenizer, {
       kept: typeof kept === "object" ? kept : undefined,
       onClose,
       defaults,
       folder,
     });
   } catch (error) {
+    model?.close();
     if (!options.backend) backend.close();
     throw error;
   }

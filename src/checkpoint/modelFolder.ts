@@ -4,16 +4,15 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Backend } from "../backends/backend.ts";
 import { RunError, UsageError } from "../errors.ts";
-import { type ModelConfig, modelKeys, resolveModelConfig, withOverrides } from "../model/config.ts";
-import { Transformer } from "../model/transformer.ts";
+import { type ModelConfig, modelKeys, resolveModelConfig } from "../model/config.ts";
+import type { Transformer } from "../model/transformer.ts";
 import { type Parameter, sizeOf } from "../tensor/tensor.ts";
 import { type Tokenizer, tokenizerFromJson } from "../text/tokenizer.ts";
 import { errorCode, writeFileAtomic } from "./atomic.ts";
 import { configText } from "./configText.ts";
 import { translateConfig } from "./families.ts";
-import { isInt8, requireFloats } from "./quantization.ts";
+import { isInt8 } from "./quantization.ts";
 import { type SafetensorsFile, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { isObject, parseStrictJson } from "./strictJson.ts";
 import { TensorFiles } from "./tensorFiles.ts";
@@ -162,24 +161,4 @@ export function readTensor(
     );
   }
   return file.readFloat32(name);
-}
-
-/** Opens a model folder on a backend, to be trained or changed. */
-export function openModel(
-  folder: string,
-  backend: Backend,
-  overrides: Partial<ModelConfig> = {},
-): Transformer {
-  const path = join(folder, "config.json");
-  const read = readConfigs(folder);
-  requireFloats(read.stored, folder, "trained or changed");
-  const config = withOverrides(read.config, overrides, path);
-  if (config.variant) {
-    throw new UsageError(
-      `${path}: a model of the family ${config.variant.family} with such settings can be run, but not trained here`,
-    );
-  }
-  const model = new Transformer(config, backend);
-  loadParameters(model, folder);
-  return model;
 }

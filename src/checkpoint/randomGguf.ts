@@ -4,6 +4,7 @@
 import { throwIfAborted, UsageError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { NormalRow } from "../random.ts";
+import { BYTE_CHARACTERS } from "../text/byteLevel.ts";
 import { encodeGguf, type GgufTensor, type GgufType, type GgufValue, ggufTypes, writeGguf } from "./gguf.ts";
 import { ggufFileTypes, ggufModelKeys } from "./ggufKeys.ts";
 
@@ -61,20 +62,13 @@ function metadataOf(config: ModelConfig, type: GgufType): Record<string, GgufVal
 
 /** The 256 bytes as GPT-2 writes them, pairs of them, and an end token. */
 function fillerVocabulary(size: number): { tokens: string[]; merges: string[] } {
-  const printable = (byte: number) =>
-    (byte > 32 && byte < 127) || (byte > 160 && byte < 173) || (byte > 173 && byte < 256);
-  let unprintable = 0;
-  const bytes = Array.from({ length: 256 }, (_, byte) =>
-    String.fromCodePoint(printable(byte) ? byte : 256 + unprintable++),
-  );
-  const pairs = bytes
-    .slice(97, 123)
-    .flatMap((first) => bytes.map((second) => [first, second]))
+  const pairs = BYTE_CHARACTERS.slice(97, 123)
+    .flatMap((first) => BYTE_CHARACTERS.map((second) => [first, second]))
     .slice(0, size - 257);
   if (pairs.length < size - 257)
     throw new UsageError(`A vocabulary of ${size} is too large for filler merges.`);
   return {
-    tokens: [...bytes, ...pairs.map((pair) => pair.join("")), "<|endoftext|>"],
+    tokens: [...BYTE_CHARACTERS, ...pairs.map((pair) => pair.join("")), "<|endoftext|>"],
     merges: pairs.map((pair) => pair.join(" ")),
   };
 }

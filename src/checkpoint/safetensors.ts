@@ -55,18 +55,6 @@ const LEAST_ENTRY_BYTES = 40;
 const MAX_NESTING = 3; // header, tensor, shape
 const METADATA_KEY = "__metadata__";
 
-const INTEGER_ARRAYS = {
-  I64: BigInt64Array,
-  U64: BigUint64Array,
-  I32: Int32Array,
-  U32: Uint32Array,
-  I16: Int16Array,
-  U16: Uint16Array,
-  I8: Int8Array,
-  U8: Uint8Array,
-  BOOL: Uint8Array,
-} as const;
-
 /** An open file; tensors are read from disk when asked for. */
 export class SafetensorsFile {
   readonly path: string;
@@ -132,35 +120,10 @@ export class SafetensorsFile {
     }
   }
 
-  /** A tensor of integers (or BOOL) as int32. @throws RunError if it has another type, or a value needs more bits. */
-  readInt32(name: string): Int32Array<ArrayBuffer> {
-    const { dtype } = this.#find(name);
-    if (!isIntegerType(dtype)) {
-      throw new RunError(`tensor ${quote(name)} of ${this.path} holds ${dtype} where integers were expected`);
-    }
-    const stored = new INTEGER_ARRAYS[dtype](this.readBytes(name).buffer);
-    const values = new Int32Array(stored.length);
-    for (let i = 0; i < values.length; i++) {
-      const value = Number(stored[i]);
-      if (value !== (value | 0)) {
-        throw new RunError(
-          `tensor ${quote(name)} of ${this.path} holds ${stored[i]}, which needs more than 32 bits`,
-        );
-      }
-      values[i] = value;
-    }
-    return values;
-  }
-
   /** Closes the file; closing twice is harmless. */
   close(): void {
     if (this.#descriptor !== undefined) closeSync(this.#descriptor);
     this.#descriptor = undefined;
-  }
-
-  /** For `using`. */
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   /** The descriptor. A file that is written to while it is read would give parts of two models. */
@@ -323,10 +286,6 @@ function byteLength(dtype: StoredDType, shape: readonly number[]): number | unde
 
 function isStoredDType(value: unknown): value is StoredDType {
   return typeof value === "string" && Object.hasOwn(BYTES_PER_ITEM, value);
-}
-
-function isIntegerType(dtype: StoredDType): dtype is keyof typeof INTEGER_ARRAYS {
-  return Object.hasOwn(INTEGER_ARRAYS, dtype);
 }
 
 function isSizes(value: unknown): value is readonly number[] {

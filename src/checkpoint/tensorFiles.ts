@@ -105,19 +105,17 @@ export class TensorFiles {
     return this.#owner(name).readFloat32(name);
   }
 
-  /** A tensor of integers (or BOOL) as int32. @throws RunError if it has another type, or a value needs more bits. */
-  readInt32(name: string): Int32Array<ArrayBuffer> {
-    return this.#owner(name).readInt32(name);
+  /** What a part of a tensor (`findPart` of tensorNames.ts) is among the values of the whole one: a view of them. */
+  partOf<Values extends Float32Array | Uint16Array>(values: Values, part: PlacedTensor): Values {
+    const whole = this.tensors.get(part.name) ?? part;
+    const size = (whole.end - whole.begin) / values.length;
+    const [first, last] = [part.begin, part.end].map((at) => (at - whole.begin) / size);
+    return values.subarray(first, last) as Values;
   }
 
   /** Closes all files; closing twice is harmless. */
   close(): void {
     for (const file of this.files) file.close();
-  }
-
-  /** For `using`. */
-  [Symbol.dispose](): void {
-    this.close();
   }
 
   #owner(name: string): SafetensorsFile {
@@ -174,7 +172,7 @@ export function shardNames(indexPath: string): string[] {
 }
 
 /** Whether a name stays in its folder on every system; links are followed, as caches of downloads consist of them. */
-export function isShardName(name: string): boolean {
+function isShardName(name: string): boolean {
   return /^[^/\\:\p{Cc}]{1,240}\.safetensors$/u.test(name) && !name.startsWith(".");
 }
 

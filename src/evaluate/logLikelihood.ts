@@ -142,7 +142,7 @@ function questionsOf(
 
 function slotsFor(model: LanguageModel, positions: number, batch: number): number {
   const { num_hidden_layers: layers, num_key_value_heads: kvHeads, head_dim: headDim } = model.config;
-  const bytes = 2 * layers * kvHeads * headDim * (model.model.halves ? 2 : 4) * positions;
+  const bytes = 2 * layers * kvHeads * headDim * (model.model.isCompressed ? 2 : 4) * positions;
   return Math.max(1, Math.min(batch, Math.floor(CACHE_BYTES / bytes)));
 }
 

@@ -95,7 +95,7 @@ export class Decoder {
     this.bf16 = options.bf16 ?? false;
     this.kept = options.kept;
     this.active = options.active;
-    this.cacheType = options.cacheType ?? (model.halves ? "bf16" : "f32");
+    this.cacheType = options.cacheType ?? (model.isCompressed ? "bf16" : "f32");
     const { num_key_value_heads: kvHeads, head_dim: headDim } = config;
     const length = cacheSize(this.slots, this.maxPositions, kvHeads, headDim);
     const perLayer = () =>

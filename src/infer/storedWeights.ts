@@ -4,6 +4,7 @@
 // Letters: D width, E experts, F neurons.
 
 import type { Backend, DeviceBuffer } from "../backends/backend.ts";
+import { RunError } from "../errors.ts";
 import { scalesFor, type WeightType } from "../kernels/stored.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../model/parameters.ts";
@@ -66,6 +67,9 @@ interface Network {
   /** Undefined for a network that is no expert. */
   readonly experts: number | undefined;
 }
+
+/** Where experts begin is stored as u32. */
+const MOST_PLACE = 2 ** 32 - 1;
 
 const PROJECTION = /^(.*)\.(gate|up|down)_proj(\.weight)?$/;
 
@@ -212,7 +216,7 @@ class Store {
     const [ofGate, ofUp] = [gate, up].map(
       (spec) => new StoredTensor(together.buffer, shape, this.#scalesOf(spec, shape)),
     );
-    const places = this.#places(together.places);
+    const places = this.#places(gate, together.places);
     const whole = bytes ? this.#wholeInPlace(down, shape) : undefined;
     return () => ({
       gate: ofGate,
@@ -248,7 +252,10 @@ class Store {
       gate: this.#encodeAll(gate, shape, experts, false),
       up: this.#encodeAll(up, shape, experts, false),
       down: this.#encodeAll(down, shape, experts, true),
-      places: this.#places(Array.from({ length: 2 * count }, (_, i) => (i % count) * neurons * width)),
+      places: this.#places(
+        gate,
+        Array.from({ length: 2 * count }, (_, i) => (i % count) * neurons * width),
+      ),
     };
   }
 
@@ -289,7 +296,13 @@ class Store {
     return new Tensor(this.#allocate("f32", sizeOf(shape)), shape);
   }
 
-  #places(places: readonly number[]): Tensor {
+  #places(gate: ParameterSpec, places: readonly number[]): Tensor {
+    // An array of 32 bits would take the remainder without a word.
+    if (places.some((place) => place > MOST_PLACE)) {
+      throw new RunError(
+        `experts of ${gate.name} begin beyond element ${MOST_PLACE}, which kernels cannot address: use a smaller model`,
+      );
+    }
     const buffer = this.#allocate("u32", places.length);
     this.#backend.write(buffer, Uint32Array.from(places));
     return new Tensor(buffer, [2, places.length / 2]);

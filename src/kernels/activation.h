@@ -1,5 +1,6 @@
-// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by neuronTopK.cc
-// and balance.cc. All but the sigmoid are g * s(g) with a step s from 0 to 1, so they share one form of the slope.
+// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by neuronTopK.cc,
+// neuronExperts.cc and studyExperts.cc. All but the sigmoid are g * s(g) with a step s from 0 to 1, so they share one form
+// of the slope.
 
 /** act(g) and its derivative. */
 struct Gate {

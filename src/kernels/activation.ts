@@ -1,5 +1,5 @@
-// Gate activations act(g) and their derivatives, numbered as kernels receive them. Shared by neuronTopK and the
-// neuron balance loss, so that both mean the same gate value.
+// Gate activations act(g) and their derivatives, numbered as kernels receive them. Shared by neuronTopK,
+// neuronExperts and studyExperts, so that all mean the same gate value.
 
 /** Values of a kernel's `activation` parameter. */
 export const activations = { silu: 0, gelu: 1, gelu_tanh: 2, relu: 3, sigmoid: 4 } as const;

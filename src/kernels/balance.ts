@@ -5,13 +5,8 @@
 // Source: Switch Transformer (Fedus 2021) for the experts; for the neurons the analogous form, our reading of
 // arXiv 2510.05781 (NG-LBL), with the two switches of its open questions: normalise and masked.
 
+import { offsetsOf } from "./dispatch.ts";
 import { defineDifferentiable, defineKernel } from "./kernel.ts";
-
-function offsetsOf(counts: readonly number[]): number[] {
-  const offsets = [0];
-  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
-  return offsets;
-}
 
 const expertSamples = () => [
   {

@@ -4,6 +4,13 @@
 
 import { defineDifferentiable } from "./kernel.ts";
 
+/** Where each expert's rows begin and the last one's end, for samples with so many rows each. */
+export function offsetsOf(counts: readonly number[]): number[] {
+  const offsets = [0];
+  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
+  return offsets;
+}
+
 /** A permutation of the slots, and its inverse. */
 function permutation(slots: number) {
   const stride = [7, 5, 3, 11, 13].find((p) => slots % p !== 0) ?? 1;

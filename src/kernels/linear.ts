@@ -6,7 +6,7 @@
 // `bf16` = 1 rounds both operands to bfloat16 before multiplying; products and sums stay in f32. Results do
 // not depend on where bf16 arithmetic is native, only the speed does.
 
-import { combine } from "./dispatch.ts";
+import { combine, offsetsOf } from "./dispatch.ts";
 import { defineDifferentiable, defineKernel, type FloatArray, roundToBf16 } from "./kernel.ts";
 
 /** c[m, n] (+)= sum over k of a(m, k) * b(k, n), with operands read through index functions. */
@@ -162,12 +162,6 @@ const groupCounts = [
   { name: "3 groups, the first empty", counts: [0, 7, 300], n: 9, k: 5 },
 ];
 const largeCounts = Array.from({ length: 16 }, (_, e) => 128 + 16 * (e % 5) - 32);
-
-function offsetsOf(counts: readonly number[]): number[] {
-  const offsets = [0];
-  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
-  return offsets;
-}
 
 function groupedSamples() {
   const cases = [

@@ -10,6 +10,7 @@
 // of up): experts of a mapped checkpoint lie apart. `down` is contiguous.
 
 import { activate, activations } from "./activation.ts";
+import { offsetsOf } from "./dispatch.ts";
 import { defineKernel, type FloatArray } from "./kernel.ts";
 import { keepWords } from "./neuronTopK.ts";
 import {
@@ -73,8 +74,7 @@ function slotsOf(slots: number): number[] {
 /** A sample of these shapes; with places that must be looked at. */
 export function expertCase(sample: ExpertCase) {
   const { name, counts, width, neurons, kept, activation = activations.silu, active = 0, large } = sample;
-  const offsets = [0];
-  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
+  const offsets = offsetsOf(counts);
   const groups = counts.length;
   // Experts in reverse order, gate and up with a gap between experts: places are looked at.
   const stride = neurons * width + 3;

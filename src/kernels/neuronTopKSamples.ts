@@ -2,6 +2,7 @@
 // every way in which rows can be weighted and scored.
 
 import { activations } from "./activation.ts";
+import { offsetsOf } from "./dispatch.ts";
 
 /** Rows whose hidden values are only made, and those that are weighted and scored by group. */
 interface Extras {
@@ -19,12 +20,6 @@ function spreadGates(rows: number, width: number): number[] {
     const rank = ((i % width) * 7 + row * 3) % width; // 7 and width have no common factor in the samples
     return (0.3 + 0.04 * rank) * ((i + row) % 3 === 0 ? 1 : -1) * (width > 60 ? 0.3 : 1);
   });
-}
-
-function offsetsOf(counts: readonly number[]): number[] {
-  const offsets = [0];
-  for (const count of counts) offsets.push(offsets[offsets.length - 1] + count);
-  return offsets;
 }
 
 /** Parameters and inputs that follow from the extras. */

@@ -1,9 +1,10 @@
 // The attention block of a layer around the meeting of queries and keys: projections, norms, rotation, and the output
 // projection. All families are this one path; latent attention only makes queries, keys and values another way.
-// Letters: T tokens, D width, H heads, C head width, M rank of the latent, R rotated part of a head.
+// Letters: T tokens, D width, H heads, G heads of keys and values, C head width, M rank of the latent, R rotated part of a head.
 
 import {
   addBias,
+  attention,
   clip,
   latentKeyValue,
   linear,
@@ -16,6 +17,9 @@ import type { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import type { LatentAttention } from "./variant.ts";
+
+/** How a layer's queries attend: q_T(H C), k_T(G C), v_T(G C), rotated already, to o_T(H C). */
+export type Attend = (tape: Tape, layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
 
 export interface AttentionBlock {
   readonly config: ModelConfig;
@@ -38,6 +42,19 @@ export function attentionOf({ variant, head_dim, sliding_window }: ModelConfig, 
     scale: variant?.attentionScale ?? head_dim ** -0.5,
     window: slides ? (sliding_window ?? 0) : 0,
   };
+}
+
+/** Attention within each sequence of a batch. */
+export function attendWithin(config: ModelConfig, batch: number, seq: number, bf16 = false): Attend {
+  const shape = {
+    batch,
+    seq,
+    heads: config.num_attention_heads,
+    kvHeads: config.num_key_value_heads,
+    headDim: config.head_dim,
+  };
+  return (tape, layer, q, k, v) =>
+    attention(tape, q, k, v, { ...shape, ...attentionOf(config, layer) }, bf16);
 }
 
 /** Applies the block to the normed x_TD. */

@@ -122,15 +122,22 @@ export function withOverrides(
   return resolveModelConfig({ ...config, ...overrides }, where, variant);
 }
 
+/** Of counts: what kernels take as an integer. */
+const MOST = 2 ** 31;
+
 /** @throws UsageError naming the first value that cannot work. */
 export function checkModelConfig(config: ModelConfig, where: string): void {
   const fail = (message: string): never => {
     throw new UsageError(`${where}: ${message}`);
   };
-  const integer = (key: keyof ModelConfig, low: number, high = 2 ** 31) => {
+  const integer = (key: keyof ModelConfig, low: number, high = MOST) => {
     const value = config[key];
     if (typeof value !== "number" || !Number.isInteger(value) || value < low || value > high) {
-      fail(`${key} must be an integer of at least ${low}, not ${quote(value)}`);
+      // A bound that no real model is near is told only to who is beyond it.
+      const both = high < MOST || (typeof value === "number" && value > high);
+      fail(
+        `${key} must be an integer ${both ? `from ${low} to ${high}` : `of at least ${low}`}, not ${quote(value)}`,
+      );
     }
   };
   const nonNegative = (key: keyof ModelConfig) => {
@@ -196,8 +203,11 @@ export function checkModelConfig(config: ModelConfig, where: string): void {
       );
     }
   }
+  // Angles are negative powers of it: of 0 infinite ones, without a cosine.
+  if (!(config.rope_theta > 0 && Number.isFinite(config.rope_theta))) {
+    fail(`rope_theta must be a number above 0, not ${quote(config.rope_theta)}`);
+  }
   for (const key of [
-    "rope_theta",
     "rms_norm_eps",
     "router_aux_loss_coef",
     "neuron_aux_loss_coef",

@@ -41,6 +41,15 @@ export function countOfNeurons(neurons: number | string, width: number): number 
   return kept;
 }
 
+/**
+ * K of experts of a width when a share of their neurons is pruned: the nearest count, at least one. Such a share is a point
+ * of a curve, and the nearest count lies nearest to it; `resolveNeurons` rounds up instead, because who asks to keep a share
+ * gets no less than that. Of 256 neurons, 80 % pruned leaves 51, and `--neurons 20%` keeps 52.
+ */
+export function countOfPruned(share: number, width: number): number {
+  return Math.max(1, Math.round((1 - share) * width));
+}
+
 /** Undefined for a count. */
 function shareOf(neurons: number | string, text: string): number | undefined {
   if (text.endsWith("%")) return numberOf(text.slice(0, -1)) / 100;

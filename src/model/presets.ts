@@ -1,4 +1,4 @@
-// Model sizes from one dial, the width D: layers 4 + D / 128, heads of 32 to 64, experts as wide as the model.
+// Model sizes from one dial, the width D: layers 4 + D / 128, heads of 16 to 64, experts as wide as the model.
 // 256 and 512 are "small" and "medium" of the benchmarks, 1024 "large".
 
 import { nearest, UsageError } from "../errors.ts";
@@ -39,7 +39,7 @@ export function presetConfig(name: string): Partial<ModelConfig> {
   if (!(presetNames as string[]).includes(name)) {
     const suggestion = nearest(name, presetNames);
     throw new UsageError(
-      `Unknown preset "${name}"${suggestion ? `; did you mean "${suggestion}"?` : ""} There are: ${presetNames.join(", ")}.`,
+      `Unknown preset "${name}"${suggestion ? `; did you mean "${suggestion}"?` : "."} There are: ${presetNames.join(", ")}.`,
     );
   }
   const config = sizedConfig(sizes[size as SizeName]);

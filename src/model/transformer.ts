@@ -11,13 +11,12 @@ import { RandomStream } from "../random.ts";
 import { add, addGated, embedding, linear, rmsNorm, type StoredExperts } from "../tensor/ops.ts";
 import type { Tape } from "../tensor/tape.ts";
 import { Parameter, sizeOf, Tensor } from "../tensor/tensor.ts";
-import { attentionBlock } from "./attention.ts";
+import { type Attend, attentionBlock } from "./attention.ts";
 import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
 
-/** How a layer's queries attend: q_T(H C), k_T(G C), v_T(G C), rotated already, to o_T(H C). */
-export type Attend = (tape: Tape, layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
+export type { Attend } from "./attention.ts";
 
 export interface ForwardOptions {
   readonly attend: Attend;
@@ -49,7 +48,7 @@ type LayerTensors = {
 export interface ForwardOutput {
   /** After the last norm, before the head: [T, D]. */
   readonly hidden: Tensor;
-  /** Balance of each layer that has experts or drops neurons, in order; outputs inside are not kept. */
+  /** Balance of each layer that has experts or drops neurons, in order; its tensors stay until the tape is released. */
   readonly layers: readonly LayerBalance[];
 }
 
@@ -92,8 +91,8 @@ export class Transformer {
     backend.write(this.#ropeTable.buffer, ropeTable(positions, rotated, rope_theta, variant?.ropeScaling));
   }
 
-  /** Whether the weights are stored in fewer bits than f32. */
-  get halves(): boolean {
+  /** Whether the weights are stored in fewer bits than f32: bf16 or int8. Keys and values are cached as bf16 then. */
+  get isCompressed(): boolean {
     return this.head.dtype !== "f32";
   }
 

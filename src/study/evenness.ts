@@ -1,7 +1,9 @@
 // How evenly something is used: three numbers of a list of counts.
 
+import { relativeEntropy } from "../train/usage.ts";
+
 export interface Evenness {
-  /** Entropy relative to a uniform distribution: 1 when all are used alike, 0 when one alone is. */
+  /** `relativeEntropy` of the counts. */
   readonly entropy: number;
   /** Gini coefficient: 0 when all are used alike, near 1 when one alone is. */
   readonly gini: number;
@@ -12,14 +14,14 @@ export function evenness(counts: ArrayLike<number>): Evenness {
   const sorted = Float64Array.from(counts).sort();
   const n = sorted.length;
   const total = sorted.reduce((a, b) => a + b, 0);
-  if (total === 0 || n < 2) return { entropy: 1, gini: 0, maxOverMean: 1 };
-  let [entropy, weighted] = [0, 0];
+  const entropy = relativeEntropy(sorted);
+  if (total === 0) return { entropy, gini: 0, maxOverMean: 1 };
+  let weighted = 0;
   sorted.forEach((count, i) => {
-    if (count > 0) entropy -= (count / total) * Math.log(count / total);
     weighted += (2 * (i + 1) - n - 1) * count;
   });
   return {
-    entropy: entropy / Math.log(n),
+    entropy,
     gini: weighted / (n * total),
     maxOverMean: (sorted[n - 1] * n) / total,
   };

@@ -3,7 +3,7 @@
 
 import { UsageError } from "../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
-import { resolveNeurons } from "../model/neurons.ts";
+import { countOfPruned, resolveNeurons } from "../model/neurons.ts";
 
 /** Ways to choose neurons, as users name them; `static` keeps the same neurons for every token. */
 export const criteria = ["gate", "oracle", "oracle-norm", "threshold", "random", "static"] as const;
@@ -70,7 +70,7 @@ export function keptCounts(config: ModelConfig, shares: readonly number[]): numb
       throw new UsageError(`pruned shares are numbers from 0 to below 1, not ${share}`);
     }
   }
-  const counts = new Set(shares.map((share) => Math.max(1, Math.round((1 - share) * width))));
+  const counts = new Set(shares.map((share) => countOfPruned(share, width)));
   return [...counts].sort((a, b) => b - a);
 }
 

@@ -1,7 +1,7 @@
 // Which settings are timed in decoding, and what their speeds are called.
 
 import { expertWidth, keptNeurons, type ModelConfig } from "../model/config.ts";
-import type { Kept } from "../model/neurons.ts";
+import { countOfPruned, type Kept } from "../model/neurons.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Transformer } from "../model/transformer.ts";
 import {
@@ -43,7 +43,7 @@ export function timedSettings(
     kept: recommended,
     share: meanKept(config, recommended) / width,
   });
-  const counts = [...new Set(timedShares.map((share) => Math.max(1, Math.round((1 - share) * width))))];
+  const counts = [...new Set(timedShares.map((share) => countOfPruned(share, width)))];
   for (const kept of counts.filter((count) => count < own)) {
     timed.push({
       name: `K = ${kept}`,

@@ -67,7 +67,7 @@ export class Parameter extends Tensor {
 
 /**
  * Weights as inference stores them (kernels/stored.ts): a matrix [out, in], or one per expert [E, ...]. The buffer may be
- * larger than the shape where experts lie apart (`StoredExperts` of mone/expert.ts says where).
+ * larger than the shape where experts lie apart (`StoredExperts` of ops.ts says where).
  */
 export class StoredTensor extends Tensor {
   /** One factor per row for bytes, none otherwise. */

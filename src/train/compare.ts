@@ -9,14 +9,14 @@ import { openBackend } from "../backends/cpu.ts";
 import { ReferenceBackend } from "../backends/reference.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { loadModel } from "../checkpoint/loadModel.ts";
-import { UsageError } from "../errors.ts";
+import { quote, UsageError } from "../errors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { presetConfig } from "../model/presets.ts";
 import type { ArmResult, Comparison } from "../report/comparison.ts";
 import { comparisonPage } from "../report/comparisonPage.ts";
 import type { OnProgress } from "../text/progress.ts";
 import { packageVersion } from "../version.ts";
-import { settingsAmong, type TrainConfigInput } from "./config.ts";
+import { resolveTrainConfig, settingsAmong, type TrainConfigInput } from "./config.ts";
 import { type PreparedData, prepareData } from "./data.ts";
 import { type MetricsRecord, type TrainResult, train } from "./loop.ts";
 import { RunFolder } from "./runFolder.ts";
@@ -86,11 +86,21 @@ interface Arm {
   readonly model: Partial<ModelConfig>;
 }
 
-/** The three arms of a size. */
+/** The three arms of a size. @throws UsageError for one that does not divide into them. */
 function armsOf(model: Partial<ModelConfig>): Arm[] {
   const active = model.num_experts_per_tok as number;
   const width = model.moe_intermediate_size as number;
   const kept = width / 4;
+  if (!Number.isInteger(active / 2)) {
+    throw new UsageError(
+      `num_experts_per_tok must be even in a comparison, whose control halves it, not ${quote(active)}`,
+    );
+  }
+  if (!Number.isInteger(kept)) {
+    throw new UsageError(
+      `moe_intermediate_size must be a multiple of 4 in a comparison, whose MoNE keeps a quarter of it, not ${quote(width)}`,
+    );
+  }
   return [
     { id: "moe", name: "MoE", description: `Every neuron of the ${active} chosen experts acts.`, model: {} },
     {
@@ -110,7 +120,8 @@ function armsOf(model: Partial<ModelConfig>): Arm[] {
 
 /**
  * Trains the three arms and writes `report/index.html` and `report/comparison.json` into the comparison's folder.
- * @throws what `train` throws, and UsageError for an unknown preset.
+ * @throws what `train` throws, and UsageError for an unknown preset; for settings that one arm cannot have, before any
+ * of them is trained.
  */
 export async function compare(
   options: CompareOptions = {},
@@ -135,6 +146,8 @@ export async function compare(
       command: options.command ?? `mone compare --preset ${preset}`,
     };
     const arms = armsOf({ ...presetConfig(settings.preset as string), ...settings.model });
+    const inputOf = ({ model }: Arm) => ({ ...settings, model: { ...settings.model, ...model } });
+    for (const arm of arms) resolveTrainConfig(inputOf(arm), 1, arm.name); // the vocabulary is not known yet
     if (!remembered) await remember(out, { preset, settings, command });
     const prepared = await prepareData(join(out, "data"), {
       data: settings.data ?? null,
@@ -150,8 +163,7 @@ export async function compare(
       options.onArm?.({ name: arm.name, index, count: arms.length });
       const run = join(out, arm.id);
       const result = await train({
-        ...settings,
-        model: { ...settings.model, ...arm.model },
+        ...inputOf(arm),
         out: run,
         resume: options.resume && existsSync(join(run, "config.json")),
         backend,

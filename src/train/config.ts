@@ -27,6 +27,18 @@ function number(fallback: number, low: number, high: number, help: string): Sett
       : `must be a number from ${low} to ${high}`;
   return { default: fallback, help, must, check: isNumber(low, high) };
 }
+/** A number within bounds of which one is left out. */
+function numberWithin(fallback: number, bounds: string, check: (value: number) => boolean, help: string) {
+  const setting: Setting<number> = {
+    default: fallback,
+    help,
+    must: `must be a number ${bounds}`,
+    check: (value) => typeof value === "number" && check(value),
+  };
+  return setting;
+}
+const decay = (fallback: number, help: string) =>
+  numberWithin(fallback, "from 0 to below 1", (value) => value >= 0 && value < 1, help);
 function flag(fallback: boolean, help: string): Setting<boolean> {
   return {
     default: fallback,
@@ -62,9 +74,15 @@ export const settings = {
   minLearningRate: number(0.1, 0, 1, "last learning rate as a share of the peak"),
   warmup: integer(20, 0, "steps of linear warm-up, before the cosine"),
   weightDecay: number(0.1, 0, Number.POSITIVE_INFINITY, "decoupled weight decay of matrices"),
-  beta1: number(0.9, 0, 1, "AdamW: decay of the first moment"),
-  beta2: number(0.95, 0, 1, "AdamW: decay of the second moment"),
-  epsilon: number(1e-8, 0, 1, "AdamW: epsilon"),
+  // A decay of 1 or an epsilon of 0 divides nothing by nothing at once.
+  beta1: decay(0.9, "AdamW: decay of the first moment"),
+  beta2: decay(0.95, "AdamW: decay of the second moment"),
+  epsilon: numberWithin(
+    1e-8,
+    "above 0 and at most 1",
+    (value) => Math.fround(value) > 0 && value <= 1, // kernels take it as f32
+    "AdamW: epsilon",
+  ),
   clip: number(1, 0, Number.POSITIVE_INFINITY, "largest global gradient norm; 0: no clipping"),
   seed: integer(1, 0, "seed of weights and data order"),
   startFrom: text(

@@ -80,11 +80,6 @@ export class RunFolder {
     }
   }
 
-  /** Where the report goes; whoever writes it makes the folder. */
-  get reportPath(): string {
-    return join(this.path, "report");
-  }
-
   /**
    * Makes this process the only one that writes here, and clears away what a killed one left half done.
    * @returns the function that gives the folder free again.

@@ -16,21 +16,5 @@ export interface CosineSchedule {
 export function cosineRate(step: number, { base, warmup, total, minRatio }: CosineSchedule): number {
   if (step < warmup) return (base * (step + 1)) / warmup;
   const progress = Math.min(1, (step - warmup) / Math.max(1, total - warmup));
-  return base * cosine(progress, minRatio);
-}
-
-/**
- * The form of transformers (`get_cosine_with_min_lr_schedule_with_warmup`, and with minRatio 0
- * `get_cosine_schedule_with_warmup`): the first update has rate 0, and past `total` the rate rises again.
- */
-export function transformersCosineRate(
-  step: number,
-  { base, warmup, total, minRatio }: CosineSchedule,
-): number {
-  if (step < warmup) return (base * step) / warmup;
-  return base * cosine((step - warmup) / Math.max(1, total - warmup), minRatio);
-}
-
-function cosine(progress: number, minRatio: number): number {
-  return minRatio + (1 - minRatio) * 0.5 * (1 + Math.cos(Math.PI * progress));
+  return base * (minRatio + (1 - minRatio) * 0.5 * (1 + Math.cos(Math.PI * progress)));
 }

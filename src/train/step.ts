@@ -1,14 +1,16 @@
 // One training step, on one page: forward, losses, backward for each micro-batch, then one update.
 // Letters: B sequences, S tokens each, T = B S.
 
-import { attentionOf } from "../model/attention.ts";
-import type { ModelConfig } from "../model/config.ts";
-import type { Attend, ForwardOutput, Transformer } from "../model/transformer.ts";
-import { attention, headCrossEntropy } from "../tensor/ops.ts";
+import { attendWithin } from "../model/attention.ts";
+import type { ForwardOptions, ForwardOutput, Transformer } from "../model/transformer.ts";
+import { headCrossEntropy } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Batch } from "../text/batches.ts";
 import type { AdamW } from "./optimizer.ts";
+
+/** For src/study/evaluate.ts, which imports it from here. */
+export { attendWithin };
 
 export interface StepMetrics {
   /** Cross entropy in nats per token. */
@@ -20,28 +22,12 @@ export interface StepMetrics {
   gradientNorm: number;
 }
 
-/** Attention within each sequence of a batch. */
-export function attendWithin(config: ModelConfig, batch: number, seq: number, bf16 = false): Attend {
-  const shape = {
-    batch,
-    seq,
-    heads: config.num_attention_heads,
-    kvHeads: config.num_key_value_heads,
-    headDim: config.head_dim,
-  };
-  return (tape, layer, q, k, v) =>
-    attention(tape, q, k, v, { ...shape, ...attentionOf(config, layer) }, bf16);
-}
-
-/** Runs a batch through the model up to its loss. `recompute`, `kept`: see ForwardOptions. */
+/** Runs a batch through the model up to its loss. */
 export function forwardLoss(
   tape: Tape,
   model: Transformer,
   batch: Batch,
-  bf16: boolean,
-  balance: boolean,
-  recompute = false,
-  kept?: number,
+  options: Pick<ForwardOptions, "bf16" | "balance" | "recompute" | "kept">,
 ) {
   const tokens = batch.inputs.length;
   const seq = tokens / batch.count;
@@ -51,9 +37,9 @@ export function forwardLoss(
     Uint32Array.from({ length: tokens }, (_, t) => t % seq),
     [tokens],
   );
-  const attend = attendWithin(model.config, batch.count, seq, bf16);
-  const { hidden, layers } = model.forward(tape, ids, positions, { attend, bf16, balance, recompute, kept });
-  const { loss, losses } = headCrossEntropy(tape, hidden, model.head, targets, bf16);
+  const attend = attendWithin(model.config, batch.count, seq, options.bf16);
+  const { hidden, layers } = model.forward(tape, ids, positions, { ...options, attend });
+  const { loss, losses } = headCrossEntropy(tape, hidden, model.head, targets, options.bf16);
   return { loss: tape.keep(loss), losses, layers };
 }
 
@@ -72,7 +58,7 @@ export async function trainStep(
   const metrics: StepMetrics = { loss: 0, gradientNorm: 0 };
   for (const batch of batches) {
     const tape = new Tape(model.backend, { recording: true });
-    const { loss, layers } = forwardLoss(tape, model, batch, bf16, true, recompute);
+    const { loss, layers } = forwardLoss(tape, model, batch, { bf16, balance: true, recompute });
     const experts = balanceTerms(layers, "experts");
     const neurons = balanceTerms(layers, "neurons");
     tape.backward([

@@ -2,7 +2,7 @@
 // functions of counts.
 
 export interface Use {
-  /** Entropy of the counts divided by that of uniform counts, 0 to 1; 0 if nothing was counted. */
+  /** `relativeEntropy` of the counts. */
   entropy: number;
   /** Share with a count of 0. */
   dead: number;
@@ -13,19 +13,26 @@ export interface LayerUse extends Use {
   histogram: { edges: number[]; counts: number[] };
 }
 
-export function useOf(counts: ArrayLike<number>): Use {
+/**
+ * Entropy of counts relative to that of uniform counts, 0 to 1: 1 when all are alike (one alone as well), 0 when only one
+ * of several counts, and 0 if nothing was counted.
+ */
+export function relativeEntropy(counts: ArrayLike<number>): number {
   let total = 0;
-  let dead = 0;
-  for (let i = 0; i < counts.length; i++) {
-    total += counts[i];
-    if (counts[i] === 0) dead++;
-  }
+  for (let i = 0; i < counts.length; i++) total += counts[i];
+  if (total === 0) return 0;
+  if (counts.length === 1) return 1;
   let entropy = 0;
   for (let i = 0; i < counts.length; i++) {
     if (counts[i] > 0) entropy -= (counts[i] / total) * Math.log(counts[i] / total);
   }
-  const uniform = Math.log(counts.length);
-  return { entropy: uniform > 0 ? entropy / uniform : 1, dead: dead / counts.length };
+  return entropy / Math.log(counts.length);
+}
+
+export function useOf(counts: ArrayLike<number>): Use {
+  let dead = 0;
+  for (let i = 0; i < counts.length; i++) if (counts[i] === 0) dead++;
+  return { entropy: relativeEntropy(counts), dead: dead / counts.length };
 }
 
 /** Right edges of the last bins are open: everything above 4 times uniform falls into the last. */

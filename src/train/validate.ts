@@ -50,7 +50,11 @@ export async function validate(
   for (const batch of validationBatches(split, options)) {
     throwIfAborted(options.signal);
     const tape = new Tape(backend, { recording: false });
-    const { loss, layers } = forwardLoss(tape, model, batch, options.bf16, true, false, options.kept);
+    const { loss, layers } = forwardLoss(tape, model, batch, {
+      bf16: options.bf16,
+      balance: true,
+      kept: options.kept,
+    });
     sum += (await backend.read(loss.buffer, 0, 1))[0] * batch.inputs.length;
     tokens += batch.inputs.length;
     for (const [layer, { usage }] of layers.entries()) {

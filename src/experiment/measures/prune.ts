@@ -6,6 +6,7 @@
 import { openStoredModel } from "../../checkpoint/loadModel.ts";
 import { throwIfAborted } from "../../errors.ts";
 import { expertWidth, keptNeurons, type ModelConfig } from "../../model/config.ts";
+import { countOfPruned } from "../../model/neurons.ts";
 import type { Transformer } from "../../model/transformer.ts";
 import type { ExpertsOverride } from "../../mone/expert.ts";
 import { forwardBatch } from "../../study/evaluate.ts";
@@ -39,11 +40,6 @@ function quantitiesOf(name: string, by: string): Quantity[] {
   }));
 }
 
-/** K for a pruned share of the width. */
-function keptAt(config: ModelConfig, pruned: number): number {
-  return Math.max(1, Math.round((1 - pruned) * expertWidth(config)));
-}
-
 /** Losses by key; shares that leave the same K are computed once. */
 async function sweepOf(
   name: string,
@@ -53,7 +49,7 @@ async function sweepOf(
   const byKept = new Map<number, number>();
   const values: Record<string, number> = {};
   for (const pruned of prunedShares) {
-    const kept = keptAt(config, pruned);
+    const kept = countOfPruned(pruned, expertWidth(config));
     const loss = byKept.get(kept) ?? (await lossWith(kept));
     byKept.set(kept, loss);
     values[keyOf(name, pruned)] = loss;

@@ -1,8 +1,8 @@
 // Where the time of kernels goes: a backend around another one that times each call, and what part of a model every
 // kernel belongs to. Not here: how the figures are shown.
 
+import type { Backend } from "../backends/backend.ts";
 import type { KernelName } from "../kernels/catalogue.ts";
-import type { Backend } from "./backend.ts";
 
 export type Phase =
   | "attention"
