@@ -12,8 +12,8 @@ import {
   storeKeyValueBf16,
   storeKeyValueF32,
 } from "../kernels/cachedAttention.ts";
-import { attentionOf } from "../model/attention.ts";
-import type { Attend, ForwardOptions, Transformer } from "../model/transformer.ts";
+import { type Attend, attentionOf } from "../model/attention.ts";
+import type { ForwardOptions, Transformer } from "../model/transformer.ts";
 import { embedding, linear, tokenScores } from "../tensor/ops.ts";
 import { Tape } from "../tensor/tape.ts";
 import { Tensor } from "../tensor/tensor.ts";

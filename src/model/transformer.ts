@@ -16,8 +16,6 @@ import { isSparseLayer, keptNeurons, type ModelConfig } from "./config.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 import { ropeTable } from "./rope.ts";
 
-export type { Attend } from "./attention.ts";
-
 export interface ForwardOptions {
   readonly attend: Attend;
   /** Round operands of large matrix products to bf16. */

@@ -8,6 +8,7 @@ import type { Backend } from "../backends/backend.ts";
 import { throwIfAborted } from "../errors.ts";
 import { IGNORE } from "../kernels/crossEntropy.ts";
 import { bitCount, keepWords } from "../kernels/neuronTopK.ts";
+import { attendWithin } from "../model/attention.ts";
 import type { ForwardOptions, Transformer } from "../model/transformer.ts";
 import type { ExpertsOverride } from "../mone/expert.ts";
 import type { Routing } from "../mone/router.ts";
@@ -15,7 +16,6 @@ import { combine, linear, neuronExperts } from "../tensor/ops.ts";
 import { logitDivergence, studyExperts } from "../tensor/studyOps.ts";
 import { Tape } from "../tensor/tape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { attendWithin } from "../train/step.ts";
 import type { Setting } from "./settings.ts";
 import type { Window } from "./text.ts";
 

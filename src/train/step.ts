@@ -9,9 +9,6 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Batch } from "../text/batches.ts";
 import type { AdamW } from "./optimizer.ts";
 
-/** For src/study/evaluate.ts, which imports it from here. */
-export { attendWithin };
-
 export interface StepMetrics {
   /** Cross entropy in nats per token. */
   loss: number;
