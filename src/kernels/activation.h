@@ -1,5 +1,6 @@
-// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by neuronTopK.cc
-// and balance.cc. All but the sigmoid are g * s(g) with a step s from 0 to 1, so they share one form of the slope.
+// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by the kernels that
+// select neurons. All but the sigmoid are g * s(g) with a step s from 0 to 1, so they share one form of the slope.
+#pragma once
 
 /** act(g) and its derivative. */
 struct Gate {
@@ -70,4 +71,16 @@ static void withActivation(int64_t number, F&& f) {
     case 3: return f(Gated<PositiveStep>{});
     default: return f(Sigmoid{});
   }
+}
+
+/** values = act(gate), which may be the same memory; returns the sum of their magnitudes. */
+template <class Activation>
+static inline float activateRow(Activation activation, const float* gate, float* values, int64_t width) {
+  vf sums{};
+  eachVector(width, [&](int64_t j, auto lanes) {
+    const vf value = activation.value(lanes.get(gate + j));
+    lanes.put(values + j, value);
+    sums += width - j < kLanes ? keepLanes(firstBits(width - j), vabs(value)) : vabs(value);
+  });
+  return sum(sums);
 }
