@@ -176,6 +176,14 @@ static inline void scaleRow(float* row, float factor, int64_t n) {
   eachVector(n, [&](int64_t c, auto lanes) { lanes.put(row + c, lanes.get(row + c) * factor); });
 }
 
+/** Gives every NaN of a row the same bits, so that they are equal where bits are compared. */
+static inline void unifyNaNs(float* row, int64_t n) {
+  eachVector(n, [&](int64_t i, auto lanes) {
+    const vf x = lanes.get(row + i);
+    lanes.put(row + i, select(x == x, x, splat(NAN)));
+  });
+}
+
 /** Sum of squares in f32, in four chains of additions. */
 static inline float sumOfSquares(const float* x, int64_t n) {
   vf a{}, b{}, c{}, d{};

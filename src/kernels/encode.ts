@@ -84,12 +84,13 @@ export const encodeInt8 = defineKernel({
       name: "rows with NaN, with infinities and of numbers too small for a scale",
       params: { rows: 6, width: 20 },
       inputs: {
-        x: [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1, 1e-37, 1e30].flatMap((first, r) =>
-          // NaN last in its row, and in the middle of one that has an infinity too.
-          Array.from({ length: 20 }, (_, d) => {
-            if (d === (r === 0 ? 19 : 0)) return first;
-            return r === 2 && d === 7 ? Number.NaN : (r === 4 ? 1e-37 : 1) * Math.sin(d);
-          }),
+        x: [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1, 1e-37, 1e30].flatMap(
+          (first, r) =>
+            // NaN last in its row, and in the middle of one that has an infinity too.
+            Array.from({ length: 20 }, (_, d) => {
+              if (d === (r === 0 ? 19 : 0)) return first;
+              return r === 2 && d === 7 ? Number.NaN : (r === 4 ? 1e-37 : 1) * Math.sin(d);
+            }),
         ),
       },
     },

@@ -68,6 +68,7 @@ struct CriterionSelector {
         copyFloats(row, given, width);
     }
     for (int64_t j = 0; j < width; j++) total += row[j];
+    if (total != total) unifyNaNs(row, width);
     return total;
   }
 };
