@@ -2,14 +2,15 @@
 //   levels(emulated): names of the instruction levels that this machine can run, best first; with `emulated` also
 //       those that are only for tests
 //   problems(): one line for each level that the machine claims to have but fails to run
-//   open(level, threads): chooses both; returns { signatures, nativeBf16 }
-//   run(index, buffers, params): runs kernel `index` of the chosen level; buffers: array of typed arrays,
+//   open(level, threads): returns { handle, signatures, nativeBf16 }; the handle, a number, says both to later calls
+//   run(handle, index, buffers, params): runs kernel `index` of a level; buffers: array of typed arrays,
 //       params: Float64Array. Types, counts and lengths are checked by the caller (src/backends/cpu.ts).
-//   program(steps), replay(program): calls to make again, all in one; steps are { index, buffers, params }, or
+//   program(handle, steps), replay(program): calls to make again, all in one; steps are { index, buffers, params }, or
 //       { to, from } for a copy
 //   map(path, offset, bytes): part of a file as an ArrayBuffer, without reading it
 //   allocate(bytes): an ArrayBuffer of zeros, 64-byte aligned, on huge pages where the system has them
-// Nothing of JavaScript is touched while a kernel runs.
+// Nothing of JavaScript is touched while a kernel runs. Nothing of a call is kept from one to the next, so backends of
+// different levels, and worker threads, do not disturb each other.
 #include <node_api.h>
 
 #include <cstdlib>
@@ -18,7 +19,7 @@
 #include <vector>
 
 #include "cpu.h"
-#include "kernel.h"
+#include "levels.h"
 
 #if defined(__linux__) || defined(__APPLE__)
 #include <fcntl.h>
@@ -28,53 +29,22 @@
 #endif
 
 namespace mone {
-namespace portable { extern const Level level; }
-#if defined(__x86_64__)
-namespace avx2 { extern const Level level; }
-namespace avx512 { extern const Level level; }
-namespace avx512bf16 { extern const Level level; }
-namespace amx { extern const Level level; }
-namespace amxEmulated { extern const Level level; }
-#endif
-
 namespace {
 
-struct Levels {
-  std::vector<const Level*> usable;    // best first
-  std::vector<const Level*> emulated;  // for tests
-  std::vector<std::string> problems;
-
-  void add(const Level& level) {
-    bool works = true;
-    const char* problem = " gives wrong results on this processor; it is left out.";
-    if (level.worksHere && !survivesIllegalInstruction([&] { works = level.worksHere(); })) {
-      works = false;
-      problem = " has an instruction that this processor refuses though it reports it; it is left out.";
-    }
-    if (works) usable.push_back(&level);
-    else problems.push_back(std::string("Instruction level ") + level.name + problem);
-  }
+/** What an open backend is. JavaScript holds it as one number, so that none of it is state of the process. */
+struct Opened {
+  const Level* level;
+  int32_t threads;
 };
 
-/** What this machine can run, found out once. */
-const Levels& machineLevels() {
-  static const Levels levels = [] {
-    Levels list;
-#if defined(__x86_64__)
-    const CpuFeatures& cpu = cpuFeatures();
-    if (cpu.amx) list.add(amx::level);
-    if (cpu.avx512bf16) list.add(avx512bf16::level);
-    if (cpu.avx512bf16) list.emulated.push_back(&amxEmulated::level);
-    if (cpu.avx512) list.add(avx512::level);
-    if (cpu.avx2) list.add(avx2::level);
-#endif
-    list.add(portable::level);
-    return list;
-  }();
-  return levels;
-}
+constexpr uint32_t kMostLevels = 16;
 
-const Level* chosen = nullptr;
+bool readHandle(napi_env env, napi_value value, Opened& opened) {
+  uint32_t handle;
+  if (napi_get_value_uint32(env, value, &handle) != napi_ok) return false;
+  opened = {levelAt(handle % kMostLevels), int32_t(handle / kMostLevels)};
+  return opened.level && opened.threads > 0;
+}
 
 napi_value fail(napi_env env, const char* message) {
   napi_throw_error(env, nullptr, message);
@@ -116,20 +86,20 @@ napi_value open(napi_env env, napi_callback_info info) {
   size_t length;
   int32_t count;
   if (argc != 2 || napi_get_value_string_utf8(env, argv[0], name, sizeof name, &length) != napi_ok ||
-      napi_get_value_int32(env, argv[1], &count) != napi_ok)
+      napi_get_value_int32(env, argv[1], &count) != napi_ok || count < 1)
     return fail(env, "open(level: string, threads: number)");
-  const Level* found = nullptr;
-  for (const auto& list : {machineLevels().usable, machineLevels().emulated})
-    for (const Level* level : list)
-      if (std::strcmp(level->name, name) == 0) found = level;
-  if (!found) return fail(env, "this machine cannot run the instruction level asked for");
-  chosen = found;
-  setThreads(count);
+  uint32_t number = 0;
+  while (levelAt(number) && std::strcmp(levelAt(number)->name, name) != 0) number++;
+  const Level* level = levelAt(number);
+  if (!level) return fail(env, "this machine cannot run the instruction level asked for");
+  reserveThreads(count);
   std::vector<std::string> signatures;
-  for (size_t i = 0; i < found->count; i++) signatures.push_back(found->kernels[i].signature);
-  napi_value result, bf16;
+  for (size_t i = 0; i < level->count; i++) signatures.push_back(level->kernels[i].signature);
+  napi_value result, handle, bf16;
   napi_create_object(env, &result);
-  napi_get_boolean(env, found->nativeBf16, &bf16);
+  napi_create_uint32(env, uint32_t(count) * kMostLevels + number, &handle);
+  napi_set_named_property(env, result, "handle", handle);
+  napi_get_boolean(env, level->nativeBf16, &bf16);
   napi_set_named_property(env, result, "signatures", strings(env, signatures));
   napi_set_named_property(env, result, "nativeBf16", bf16);
   return result;
@@ -158,11 +128,12 @@ bool readArray(napi_env env, napi_value value, void** data, size_t* bytes = null
 }
 
 /** Fills `call` from an index, an array of typed arrays and a Float64Array; null, or what is wrong. */
-const char* readCall(napi_env env, napi_value indexValue, napi_value arrays, napi_value values, Call& call) {
+const char* readCall(napi_env env, const Level& level, napi_value indexValue, napi_value arrays, napi_value values,
+                     Call& call) {
   uint32_t index, buffers;
-  if (!chosen || napi_get_value_uint32(env, indexValue, &index) != napi_ok || index >= chosen->count ||
+  if (napi_get_value_uint32(env, indexValue, &index) != napi_ok || index >= level.count ||
       napi_get_array_length(env, arrays, &buffers) != napi_ok || buffers > kMaxBuffers)
-    return "a call needs an open level, a kernel's index, buffers and params";
+    return "a call needs a kernel's index, buffers and params";
   for (uint32_t i = 0; i < buffers; i++) {
     napi_value element;
     void* data;
@@ -175,7 +146,7 @@ const char* readCall(napi_env env, napi_value indexValue, napi_value arrays, nap
   if (!readArray(env, values, &data, &bytes) || bytes > 8 * kMaxParams) return "params is not a Float64Array";
   const double* params = static_cast<const double*>(data);
   // The signature says which parameters are integers: "... int m; float eps;" after the buffers.
-  const char* at = chosen->kernels[index].signature;
+  const char* at = level.kernels[index].signature;
   for (uint32_t i = 0; i <= buffers; i++) at = std::strchr(at, i == 0 ? ':' : ';') + 1;
   for (size_t i = 0; i < bytes / 8; i++) {
     if (std::strncmp(at, " int ", 5) == 0) {
@@ -186,24 +157,29 @@ const char* readCall(napi_env env, napi_value indexValue, napi_value arrays, nap
     }
     at = std::strchr(at, ';') + 1;
   }
-  call.run = chosen->kernels[index].run;
+  call.run = level.kernels[index].run;
   return nullptr;
 }
 
 napi_value run(napi_env env, napi_callback_info info) {
-  size_t argc = 3;
-  napi_value argv[3];
+  size_t argc = 4;
+  napi_value argv[4];
   napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
-  if (argc != 3) return fail(env, "run(index, buffers, params)");
+  Opened opened;
+  if (argc != 4 || !readHandle(env, argv[0], opened)) return fail(env, "run(handle, index, buffers, params)");
   Call call;
-  if (const char* problem = readCall(env, argv[0], argv[1], argv[2], call)) return fail(env, problem);
+  if (const char* problem = readCall(env, *opened.level, argv[1], argv[2], argv[3], call)) return fail(env, problem);
   FlushDenormals mode;
+  useThreads(opened.threads);
   call.run(call.words);
   return nullptr;
 }
 
 /** The steps of a captured program, in order. */
-using Program = std::vector<Call>;
+struct Program {
+  int32_t threads;
+  std::vector<Call> calls;
+};
 
 napi_value named(napi_env env, napi_value object, const char* name) {
   napi_value value;
@@ -212,10 +188,11 @@ napi_value named(napi_env env, napi_value object, const char* name) {
 }
 
 /** Fills `call` from one step; null, or what is wrong. */
-const char* readStep(napi_env env, napi_value step, Call& call) {
+const char* readStep(napi_env env, const Level& level, napi_value step, Call& call) {
   bool copies;
   if (napi_has_named_property(env, step, "from", &copies) != napi_ok) return "a step is not an object";
-  if (!copies) return readCall(env, named(env, step, "index"), named(env, step, "buffers"), named(env, step, "params"), call);
+  if (!copies)
+    return readCall(env, level, named(env, step, "index"), named(env, step, "buffers"), named(env, step, "params"), call);
   void *to, *from;
   size_t toBytes, fromBytes;
   if (!readArray(env, named(env, step, "to"), &to, &toBytes) ||
@@ -226,16 +203,18 @@ const char* readStep(napi_env env, napi_value step, Call& call) {
 }
 
 napi_value program(napi_env env, napi_callback_info info) {
-  size_t argc = 1;
-  napi_value argv[1];
+  size_t argc = 2;
+  napi_value argv[2];
   napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  Opened opened;
   uint32_t count;
-  if (argc != 1 || napi_get_array_length(env, argv[0], &count) != napi_ok) return fail(env, "program(steps)");
-  auto* steps = new Program(count);
+  if (argc != 2 || !readHandle(env, argv[0], opened) || napi_get_array_length(env, argv[1], &count) != napi_ok)
+    return fail(env, "program(handle, steps)");
+  auto* steps = new Program{opened.threads, std::vector<Call>(count)};
   for (uint32_t i = 0; i < count; i++) {
     napi_value step;
-    napi_get_element(env, argv[0], i, &step);
-    if (const char* problem = readStep(env, step, (*steps)[i])) {
+    napi_get_element(env, argv[1], i, &step);
+    if (const char* problem = readStep(env, *opened.level, step, steps->calls[i])) {
       delete steps;
       return fail(env, problem);
     }
@@ -255,8 +234,10 @@ napi_value replay(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
   void* data;
   if (argc != 1 || napi_get_value_external(env, argv[0], &data) != napi_ok) return fail(env, "replay(program)");
+  const Program& steps = *static_cast<Program*>(data);
   FlushDenormals mode;
-  for (const Call& call : *static_cast<Program*>(data)) {
+  useThreads(steps.threads);
+  for (const Call& call : steps.calls) {
     const auto& words = call.words;
     if (call.run) call.run(words);
     else std::memcpy(reinterpret_cast<void*>(words[0]), reinterpret_cast<const void*>(words[1]), words[2]);

@@ -2,7 +2,7 @@
   "targets": [{
     "target_name": "mone",
     "sources": [
-      "addon.cc", "cpu.cc", "parallel.cc",
+      "addon.cc", "cpu.cc", "levels.cc", "parallel.cc",
       "level_portable.cc", "level_avx2.cc", "level_avx512.cc", "level_avx512bf16.cc", "level_amx.cc",
       "level_amx_emulated.cc"
     ],

@@ -21,21 +21,22 @@ struct Job {
 };
 
 // A worker takes part in job number `generation`. It enters by raising `inside` and then checking that the job is
-// still open, so the caller can close a job without waiting for workers that never woke up.
+// still open and has a seat, so the caller can close a job without waiting for workers that never woke up.
 struct Pool {
+  std::mutex mutex;  // of `workers`, and of those that sleep
   std::vector<std::thread> workers;
-  std::mutex mutex;
   std::condition_variable wake;
   std::atomic<uint64_t> generation{0};
+  std::atomic<bool> busy{false};
   std::atomic<bool> open{false};
+  std::atomic<int> seats{0};
   std::atomic<int> inside{0};
   std::atomic<bool> stop{false};
   Job job;
 };
 
 Pool pool;
-int threadCount = 1;
-thread_local int index_ = 0;
+thread_local int threadCount = 1;
 
 void work(Job& job) {
   for (;;) {
@@ -55,8 +56,7 @@ inline void pause() {
 // system call, and is short enough not to take a core away from anybody on a shared machine.
 constexpr int kSpins = 2000;
 
-void workerMain(int index) {
-  index_ = index;
+void workerMain() {
   flushDenormals();
   uint64_t seen = 0;
   for (;;) {
@@ -68,38 +68,57 @@ void workerMain(int index) {
     if (pool.stop.load()) return;
     seen = pool.generation.load();
     pool.inside.fetch_add(1);
-    if (pool.open.load()) work(pool.job);
+    if (pool.open.load() && pool.seats.fetch_sub(1) > 0) work(pool.job);
     pool.inside.fetch_sub(1);
   }
 }
 
-void stopWorkers() {
-  {
-    std::lock_guard<std::mutex> lock(pool.mutex);
-    pool.stop.store(true);
-  }
-  pool.wake.notify_all();
-  for (auto& worker : pool.workers) worker.join();
-  pool.workers.clear();
-  pool.stop.store(false);
-}
-
 // Joins the workers when the process ends: a running thread must not outlive the pool's memory.
 struct Shutdown {
-  ~Shutdown() { stopWorkers(); }
+  ~Shutdown() {
+    {
+      std::lock_guard<std::mutex> lock(pool.mutex);
+      pool.stop.store(true);
+    }
+    pool.wake.notify_all();
+    for (auto& worker : pool.workers) worker.join();
+  }
 } shutdown;
+
+/** Does a job with at most `helpers` workers beside the caller, who has the pool. */
+void shareOut(int64_t count, void (*task)(void*, int64_t), void* context, int helpers) {
+  Job& job = pool.job;
+  job.task = task;
+  job.context = context;
+  job.count = count;
+  job.next.store(0);
+  pool.seats.store(helpers);
+  pool.open.store(true);
+  bool all;
+  {
+    std::lock_guard<std::mutex> lock(pool.mutex);
+    pool.generation.fetch_add(1);
+    all = size_t(helpers) >= pool.workers.size();
+  }
+  if (all) pool.wake.notify_all();
+  else for (int i = 0; i < helpers; i++) pool.wake.notify_one();  // workers without a seat sleep on
+  work(job);
+  pool.open.store(false);
+  for (int spin = 0; pool.inside.load() != 0; spin++) {
+    if (spin < kSpins) pause();
+    else std::this_thread::yield();
+  }
+}
 
 }  // namespace
 
-void setThreads(int count) {
-  if (count == threadCount) return;
-  stopWorkers();
-  threadCount = count < 1 ? 1 : count;
-  for (int i = 1; i < threadCount; i++) pool.workers.emplace_back(workerMain, i);
+void reserveThreads(int count) {
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  while (int(pool.workers.size()) + 1 < count) pool.workers.emplace_back(workerMain);
 }
 
+void useThreads(int count) { threadCount = count; }
 int threads() { return threadCount; }
-int threadIndex() { return index_; }
 
 void* threadScratch(int slot, size_t bytes) {
   struct Free {
@@ -117,27 +136,13 @@ void* threadScratch(int slot, size_t bytes) {
 }
 
 void runTasks(int64_t count, void (*task)(void*, int64_t), void* context) {
-  if (count <= 1 || threadCount == 1) {
+  // Another thread of JavaScript may have the pool: then this one does without, with the same results.
+  if (count <= 1 || threadCount <= 1 || pool.busy.exchange(true, std::memory_order_acquire)) {
     for (int64_t i = 0; i < count; i++) task(context, i);
     return;
   }
-  Job& job = pool.job;
-  job.task = task;
-  job.context = context;
-  job.count = count;
-  job.next.store(0);
-  pool.open.store(true);
-  {
-    std::lock_guard<std::mutex> lock(pool.mutex);
-    pool.generation.fetch_add(1);
-  }
-  pool.wake.notify_all();
-  work(job);
-  pool.open.store(false);
-  for (int spin = 0; pool.inside.load() != 0; spin++) {
-    if (spin < kSpins) pause();
-    else std::this_thread::yield();
-  }
+  shareOut(count, task, context, threadCount - 1);
+  pool.busy.store(false, std::memory_order_release);
 }
 
 }  // namespace mone

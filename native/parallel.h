@@ -1,5 +1,6 @@
 // A persistent pool of threads and one way to use it: numbered tasks, handed out by an atomic counter, the caller
 // taking part. Nothing waits at a barrier inside a job, so a thread that loses its core delays only its own task.
+// The process has one pool. It does one job at a time: who finds it busy (JavaScript has worker threads) works alone.
 // Results must not depend on which thread runs a task: reductions go through per-task partial sums.
 #pragma once
 
@@ -8,12 +9,12 @@
 
 namespace mone {
 
-/** Threads that work on a job, the caller included. Joins and restarts the pool; not during a job. */
-void setThreads(int count);
-int threads();
+/** Makes sure that the pool can lend a caller so many threads, itself included. A pool never shrinks. */
+void reserveThreads(int count);
 
-/** Which of the threads this is: 0 the caller, 1.. the pool. For per-thread scratch memory. */
-int threadIndex();
+/** How many threads, itself included, jobs of the calling thread get from now on; they must have been reserved. */
+void useThreads(int count);
+int threads();
 
 /** Scratch memory of the calling thread, 64-byte aligned, kept between jobs; `slot` tells uses apart. */
 constexpr int kScratchSlots = 8;

@@ -165,6 +165,14 @@ static inline void dotRows(int64_t count, At&& at, const float* x, int64_t vecto
   }
 }
 
+/** The fewest stored rows worth a task: enough bytes that handing it out costs little beside reading them. */
+template <class Weights>
+static inline int64_t storedGrain(int64_t k) {
+  constexpr int64_t kBytes = 1 << 15;
+  const int64_t rows = kBytes / std::max<int64_t>(1, k * int64_t(sizeof(typename Weights::Element)));
+  return std::max<int64_t>(kRowsAtOnce, rows / kRowsAtOnce * kRowsAtOnce);
+}
+
 /** Rows that are added in one pass over y. */
 constexpr int kAddedAtOnce = 8;
 

@@ -104,11 +104,41 @@ static inline vf vreciprocal(vf x) {
 #endif
 }
 static inline vf vsigmoid(vf x) { return vreciprocal(1.0f + vexp(-x)); }
-static inline vf vtanh(vf x) {
-  const vf e = vexp(-2.0f * vabs(x));
-  const vf t = (1.0f - e) / (1.0f + e);
-  return select(x < 0, -t, t);
+
+// Lanes by the bits of a word.
+
+/** Bit l is set where a[l] > b[l]. */
+static inline uint32_t bitsAbove(vi a, vi b) {
+#if MONE_LANES == 16
+  return _mm512_cmpgt_epi32_mask(__m512i(a), __m512i(b));
+#elif MONE_LANES == 8
+  return _mm256_movemask_ps(__m256(a > b));
+#else
+  const vi above = a > b;
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes; l++) bits |= (above[l] & 1) << l;
+  return bits;
+#endif
 }
+
+/** All ones in lane l where bit l is set. */
+static inline vi lanesOf(uint32_t bits) {
+  vi lane;
+  for (int l = 0; l < kLanes; l++) lane[l] = 1 << l;
+  return (int32_t(bits) & lane) != 0;
+}
+
+/** x where bit l is set, zero elsewhere, whatever x is there. */
+static inline vf keepLanes(uint32_t bits, vf x) {
+#if MONE_LANES == 16
+  return vf(_mm512_maskz_mov_ps(__mmask16(bits), __m512(x)));
+#else
+  return vf(vi(x) & lanesOf(bits));
+#endif
+}
+
+/** The lowest `count` bits of a word, all of them from 32 on. */
+static inline uint32_t firstBits(int64_t count) { return count < 32 ? (1u << count) - 1 : ~0u; }
 
 /** What eachVector hands to its body: a whole vector, or the first n lanes of one (the others read as `rest`). */
 struct WholeVector {
@@ -139,6 +169,19 @@ static inline void copyFloats(float* to, const float* from, int64_t n) {
 /** x *= factor, element by element. */
 static inline void multiplyInto(float* x, const float* factor, int64_t n) {
   eachVector(n, [&](int64_t i, auto lanes) { lanes.put(x + i, lanes.get(x + i) * lanes.get(factor + i)); });
+}
+
+/** row *= factor. */
+static inline void scaleRow(float* row, float factor, int64_t n) {
+  eachVector(n, [&](int64_t c, auto lanes) { lanes.put(row + c, lanes.get(row + c) * factor); });
+}
+
+/** Gives every NaN of a row the same bits, so that they are equal where bits are compared. */
+static inline void unifyNaNs(float* row, int64_t n) {
+  eachVector(n, [&](int64_t i, auto lanes) {
+    const vf x = lanes.get(row + i);
+    lanes.put(row + i, select(x == x, x, splat(NAN)));
+  });
 }
 
 /** Sum of squares in f32, in four chains of additions. */

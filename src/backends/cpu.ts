@@ -24,10 +24,11 @@ import { ReferenceBackend } from "./reference.ts";
 interface Addon {
   levels(emulated: boolean): string[];
   problems(): string[];
-  open(level: string, threads: number): { signatures: string[]; nativeBf16: boolean };
-  run(index: number, buffers: HostArray[], params: Float64Array): void;
+  /** The handle stands for both in what follows; the addon keeps nothing about it. */
+  open(level: string, threads: number): { handle: number; signatures: string[]; nativeBf16: boolean };
+  run(handle: number, index: number, buffers: HostArray[], params: Float64Array): void;
   /** Calls to be made again with the same memory, which the caller must keep alive. */
-  program(steps: NativeStep[]): NativeProgram;
+  program(handle: number, steps: NativeStep[]): NativeProgram;
   replay(program: NativeProgram): void;
   allocate(bytes: number): ArrayBuffer;
   map(path: string, offset: number, bytes: number): ArrayBuffer;
@@ -106,6 +107,7 @@ class CpuBackend extends HostBackend {
   readonly nativeBf16: boolean;
   readonly support: SupportTable;
   readonly #addon: Addon;
+  readonly #handle: number;
   readonly #index = new Map<string, number>();
   /** Parameter values of the call being made: the addon copies them before it runs. */
   readonly #params = new Float64Array(16);
@@ -122,8 +124,9 @@ class CpuBackend extends HostBackend {
     if (!Number.isInteger(threads) || threads < 1 || threads > 1024) {
       throw new UsageError(`The number of threads must be an integer from 1 to 1024, not ${threads}.`);
     }
-    const { signatures, nativeBf16 } = addon.open(chosen, threads);
+    const { handle, signatures, nativeBf16 } = addon.open(chosen, threads);
     this.#addon = addon;
+    this.#handle = handle;
     this.name = `cpu (${chosen}, ${threads} ${threads === 1 ? "thread" : "threads"})`;
     this.nativeBf16 = nativeBf16;
     this.support = checkTable(signatures);
@@ -139,7 +142,8 @@ class CpuBackend extends HostBackend {
   ): void {
     let count = 0;
     for (const name in kernel.params) this.#params[count++] = params[name];
-    this.#addon.run(this.#indexOf(kernel), Object.values(arrays), this.#params.subarray(0, count));
+    const values = this.#params.subarray(0, count);
+    this.#addon.run(this.#handle, this.#indexOf(kernel), Object.values(arrays), values);
   }
 
   #indexOf({ name }: AnyKernel): number {
@@ -155,7 +159,7 @@ class CpuBackend extends HostBackend {
       const values = Float64Array.from(Object.keys(kernel.params), (name) => params[name]);
       return { index: this.#indexOf(kernel), buffers: Object.values(arrays), params: values };
     });
-    const program = this.#addon.program(native);
+    const program = this.#addon.program(this.#handle, native);
     // `steps` is named so that the arrays live as long as the program.
     return () => {
       if (steps.length > 0) this.#addon.replay(program);

@@ -54,10 +54,7 @@ export interface LimitOptions {
 /** Of a smoke test. */
 export const quickLimits: LimitOptions = { bytes: 1 << 18, seconds: 0.001, tries: 1 };
 
-/**
- * Measures the limits. Opens backends of its own, one after the other; open yours afterwards, since the threads of the
- * native kernels are those of the backend that was opened last.
- */
+/** Measures the limits, on backends of its own. */
 export async function measureLimits(options: LimitOptions = {}): Promise<MachineLimits> {
   const { threads = describeMachine().cores, announce } = options;
   const measure = async (count: number, say?: (line: string) => void) => {

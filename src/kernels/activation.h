@@ -1,6 +1,6 @@
-// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by neuronTopK.cc,
-// neuronExperts.cc and studyExperts.cc. All but the sigmoid are g * s(g) with a step s from 0 to 1, so they share one form
-// of the slope.
+// Gate activations on vectors: see activation.ts for what they are and how they are numbered. Shared by the kernels that
+// select neurons. All but the sigmoid are g * s(g) with a step s from 0 to 1, and share one form of the slope.
+#pragma once
 
 /** act(g) and its derivative. */
 struct Gate {
@@ -51,8 +51,10 @@ struct NormalStep {
   }
 };
 
-struct PositiveStep {
-  static Gate at(vf g) { return {select(g > 0, splat(1), vf{}), vf{}}; }
+/** Not as g times a step: that makes NaN of minus infinity. NaN stays NaN. */
+struct Relu {
+  static vf value(vf g) { return vmax(vf{}, g); }
+  static Gate withSlope(vf g) { return {value(g), select(g > 0, splat(1), vf{})}; }
 };
 
 /** The one activation without the factor g. */
@@ -68,7 +70,24 @@ static void withActivation(int64_t number, F&& f) {
     case 0: return f(Gated<SigmoidStep>{});
     case 1: return f(Gated<NormalStep>{});
     case 2: return f(Gated<TanhStep>{});
-    case 3: return f(Gated<PositiveStep>{});
+    case 3: return f(Relu{});
     default: return f(Sigmoid{});
   }
+}
+
+/**
+ * values = act(gate), which may be the same memory; returns the sum of their magnitudes. All NaN are the same one then,
+ * for selection.
+ */
+template <class Activation>
+static inline float activateRow(Activation activation, const float* gate, float* values, int64_t width) {
+  vf sums{};
+  eachVector(width, [&](int64_t j, auto lanes) {
+    const vf value = activation.value(lanes.get(gate + j));
+    lanes.put(values + j, value);
+    sums += width - j < kLanes ? keepLanes(firstBits(width - j), vabs(value)) : vabs(value);
+  });
+  const float total = sum(sums);
+  if (total != total) unifyNaNs(values, width);
+  return total;
 }

@@ -56,6 +56,8 @@ const samples = () => [
   shapeSample(1, 21, 2, 2, 16, 4),
   shapeSample(1, 70, 2, 1, 24, 0),
   shapeSample(1, 150, 1, 1, 32, 37),
+  // Several blocks of queries and of keys, with rows that begin and end in any of them.
+  { ...shapeSample(1, 300, 2, 1, 72, 150), kink: true },
   ...[
     shapeSample(16, 256, 8, 8, 32, 0),
     shapeSample(4, 512, 8, 2, 64, 0),

@@ -1,6 +1,8 @@
 // Generation's attention: see cachedAttention.ts for how the cache lies. Rows of a sequence that follow each other (a
 // prompt) go through it in tiles, as attention.cc does; a single row meets blocks of keys as vectors.
 
+#include "../../native/attention_tiles.h"
+
 using gemm::F32Format;
 
 constexpr int64_t kKeyBlock = 32;

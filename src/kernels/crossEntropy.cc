@@ -1,5 +1,7 @@
-// Output head and cross entropy, in chunks of rows. See crossEntropy.ts. The products are those of linear.cc; here
+// Output head and cross entropy, in chunks of rows. See crossEntropy.ts. The products are those of linear layers; here
 // are the chunks and the softmax passes between them.
+
+#include "../../native/softmax.h"
 
 /**
  * Rows whose logits are in memory at a time. A million logits stay in cache, but every chunk reads all of the
@@ -15,10 +17,11 @@ template <class F>
 static inline void eachLogitChunk(const float* hidden, const float* weight, int64_t tokens, int64_t width,
                                   int64_t vocab, int64_t bf16, F&& f) {
   const int64_t chunk = headChunk(tokens, vocab);
-  float* logits = static_cast<float*>(threadScratch(2, 4 * chunk * vocab));  // linear uses the other slots
+  float* logits = static_cast<float*>(threadScratch(2, 4 * chunk * vocab));  // the product uses the other slots
   for (int64_t first = 0; first < tokens; first += chunk) {
     const int64_t rows = std::min(chunk, tokens - first);
-    linear(linearArgs{hidden + first * width, weight, logits, rows, vocab, width, 0, bf16});
+    gemm::Product product = {hidden + first * width, weight, logits, rows, vocab, width};
+    gemm::multiply<gemm::NT>(&product, 1, false, bf16);
     f(first, rows, logits);
   }
 }
@@ -28,15 +31,6 @@ static int64_t countTargets(const uint32_t* targets, int64_t tokens, int64_t voc
   int64_t count = 0;
   for (int64_t t = 0; t < tokens; t++) count += targets[t] < vocab;
   return std::max<int64_t>(count, 1);
-}
-
-/** Logarithm of the sum of e^x. */
-static inline float logSumExp(const float* x, int64_t n) {
-  vf largests = splat(-INFINITY), totals{};
-  eachVector(n, [&](int64_t i, auto lanes) { largests = vmax(largests, lanes.get(x + i, largests)); });
-  const float largest = maximum(largests);
-  eachVector(n, [&](int64_t i, auto lanes) { totals += vexp(lanes.get(x + i, splat(-INFINITY)) - largest); });
-  return largest + std::log(sum(totals));
 }
 
 #define headCrossEntropy_INTERFACE(B, P)                                                                   \
@@ -82,7 +76,9 @@ KERNEL(headCrossEntropyGrad) {
     });
     const float* hidden = a.hidden + first * a.width;
     float* dhidden = a.dhidden + first * a.width;
-    linearGradInput({logits, a.weight, dhidden, rows, a.vocab, a.width, a.accumulateHidden, a.bf16});
-    linearGradWeight({logits, hidden, a.dweight, rows, a.vocab, a.width, a.accumulateWeight || first > 0, a.bf16});
+    gemm::Product toHidden = {logits, a.weight, dhidden, rows, a.width, a.vocab};
+    gemm::multiply<gemm::NN>(&toHidden, 1, a.accumulateHidden, a.bf16);
+    gemm::Product toWeight = {logits, hidden, a.dweight, a.vocab, a.width, rows};
+    gemm::multiply<gemm::TN>(&toWeight, 1, a.accumulateWeight || first > 0, a.bf16);
   });
 }

@@ -1,5 +1,7 @@
 // How far predictions are from those of another model: see divergence.ts.
 
+#include "../../native/softmax.h"
+
 /** The first index of the largest value. */
 static inline int64_t firstLargest(const float* x, int64_t n) {
   vf largests = splat(-INFINITY);

@@ -27,16 +27,28 @@ KERNEL(copyBf16) {
   });
 }
 
+static inline vi largerKey(vi a, vi b) { return a > b ? a : b; }
+
+/** The largest of magnitudes, by their bits: so NaN is larger than all numbers, where comparisons of floats may lose it. */
+static inline float largestMagnitude(vi keys) {
+  return foldLanes(vf(keys), [](vf a, vf b) { return vf(largerKey(vi(a), vi(b))); })[0];
+}
+
 #define encodeInt8_INTERFACE(B, P) B(in, f32, x) B(out, i8, y) B(out, f32, scales) P(int, rows) P(int, width)
 KERNEL(encodeInt8) {
   parallelRange(a.rows, streamGrain(2 * a.width), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float* x = a.x + r * a.width;
       int8_t* y = a.y + r * a.width;
-      vf most{};
-      eachVector(a.width, [&](int64_t i, auto lanes) { most = vmax(most, vabs(lanes.get(x + i))); });
-      const float largest = maximum(most), inverse = largest > 0 ? 127 / largest : 0;
-      a.scales[r] = largest / 127;
+      vi most{};
+      eachVector(a.width, [&](int64_t i, auto lanes) { most = largerKey(most, vi(vabs(lanes.get(x + i)))); });
+      const float largest = largestMagnitude(most), scale = largest / 127, smallest = std::numeric_limits<float>::min();
+      a.scales[r] = scale < smallest ? 0 : scale;
+      if (!(scale >= smallest && scale < INFINITY)) {
+        std::memset(y, 0, a.width);
+        continue;
+      }
+      const float inverse = 127 / largest;
       for (int64_t i = 0; i < a.width; i++) y[i] = int8_t(std::nearbyintf(x[i] * inverse));
     }
   });

@@ -51,8 +51,12 @@ function roundToEven(value: number): number {
   return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
+/** Smaller f32 numbers are subnormal; kernels take those for zero. */
+const SMALLEST_NORMAL = 2 ** -126;
+
 export const encodeInt8 = defineKernel({
   name: "encodeInt8",
+  // A row with NaN or an infinity has such a scale and bytes of zero, so that none of it reads as a number.
   summary: "y = x / scale rounded, scale = largest |x| of the row / 127",
   buffers: { x: "in f32", y: "out i8", scales: "out f32" },
   params: { rows: "int", width: "int" },
@@ -61,8 +65,14 @@ export const encodeInt8 = defineKernel({
     for (let r = 0; r < rows; r++) {
       let largest = 0;
       for (let d = 0; d < width; d++) largest = Math.max(largest, Math.abs(x[r * width + d]));
-      scales[r] = Math.fround(largest / 127);
-      const inverse = largest > 0 ? Math.fround(127 / largest) : 0; // a row of zeros stays one
+      const scale = Math.fround(largest / 127);
+      scales[r] = scale < SMALLEST_NORMAL ? 0 : scale;
+      const encodes = scale >= SMALLEST_NORMAL && scale < Number.POSITIVE_INFINITY;
+      if (!encodes) {
+        y.fill(0, r * width, (r + 1) * width);
+        continue;
+      }
+      const inverse = Math.fround(127 / largest);
       for (let d = 0; d < width; d++) y[r * width + d] = roundToEven(Math.fround(x[r * width + d] * inverse));
     }
   },
@@ -70,6 +80,20 @@ export const encodeInt8 = defineKernel({
     { name: "3 rows of 5", params: { rows: 3, width: 5 } },
     { name: "9 rows of 70", params: { rows: 9, width: 70 } },
     { name: "a row of zeros", params: { rows: 2, width: 4 }, inputs: { x: [0, 0, 0, 0, 1, -2, 0.5, 2] } },
+    {
+      name: "rows with NaN, with infinities and of numbers too small for a scale",
+      params: { rows: 6, width: 20 },
+      inputs: {
+        x: [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1, 1e-37, 1e30].flatMap(
+          (first, r) =>
+            // NaN last in its row, and in the middle of one that has an infinity too.
+            Array.from({ length: 20 }, (_, d) => {
+              if (d === (r === 0 ? 19 : 0)) return first;
+              return r === 2 && d === 7 ? Number.NaN : (r === 4 ? 1e-37 : 1) * Math.sin(d);
+            }),
+        ),
+      },
+    },
     { name: "1024 rows of 1024", params: { rows: 1024, width: 1024 }, large: true },
   ],
 });

@@ -55,7 +55,7 @@ export interface Sample<B extends BufferDecls, P extends ParamDecls> {
   readonly name: string;
   readonly params: ParamsOf<P>;
   readonly inputs?: SampleInputs<B> | (() => SampleInputs<B>);
-  /** True where the kernel is not differentiable (a tie): not for finite differences. */
+  /** True where the kernel is not differentiable (a tie, NaN) or slow: not for finite differences. */
   readonly kink?: boolean;
   /** True for shapes of real work: timed by the benchmark, too large for finite differences. */
   readonly large?: boolean;

@@ -12,7 +12,7 @@
 import { activate, activations } from "./activation.ts";
 import { offsetsOf } from "./dispatch.ts";
 import { defineKernel, type FloatArray } from "./kernel.ts";
-import { keepWords } from "./neuronTopK.ts";
+import { keepWords, largestIndices } from "./neuronTopK.ts";
 import {
   readerOf,
   roundFor,
@@ -34,6 +34,8 @@ export interface ExpertCase {
   /** A; rows are spread over R / A tokens. */
   active?: number;
   large?: boolean;
+  /** The first token has a NaN, so all of its gates are NaN. */
+  notNumber?: boolean;
 }
 
 const cases: ExpertCase[] = [
@@ -45,6 +47,8 @@ const cases: ExpertCase[] = [
   { name: "gelu, 9 of 40", counts: [5, 3], width: 64, neurons: 40, kept: 9, activation: activations.gelu },
   { name: "an expert with many rows, 5 of 24", counts: [1, 70, 17], width: 34, neurons: 24, kept: 5 },
   { name: "many rows, all of 24", counts: [70, 2], width: 34, neurons: 24, kept: 24 },
+  { name: "NaN, few rows", counts: [3, 2], width: 34, neurons: 40, kept: 9, notNumber: true },
+  { name: "NaN, many rows", counts: [40, 2], width: 34, neurons: 40, kept: 9, notNumber: true },
   ...[512, 128].map((kept) => ({
     name: `4 of 8 experts of 512 x 512, one row each, ${kept} kept`,
     counts: [1, 0, 1, 0, 1, 0, 1, 0],
@@ -71,9 +75,12 @@ function slotsOf(slots: number): number[] {
   return Array.from({ length: slots }, (_, s) => (s * stride + 2) % slots);
 }
 
+const firstIsNaN = (length: number) =>
+  Array.from({ length }, (_, i) => (i === 0 ? Number.NaN : Math.sin(i * i)));
+
 /** A sample of these shapes; with places that must be looked at. */
 export function expertCase(sample: ExpertCase) {
-  const { name, counts, width, neurons, kept, activation = activations.silu, active = 0, large } = sample;
+  const { name, counts, width, neurons, kept, activation = activations.silu, active = 0 } = sample;
   const offsets = offsetsOf(counts);
   const groups = counts.length;
   // Experts in reverse order, gate and up with a gap between experts: places are looked at.
@@ -83,8 +90,13 @@ export function expertCase(sample: ExpertCase) {
   return {
     name,
     params: { groups, rows, width, neurons, kept, activation, active, extent: groups * stride },
-    inputs: { offsets, places: [...gate, ...gate], slotOfRow: slotsOf(active === 0 ? 0 : rows) },
-    ...(large && { large }),
+    inputs: {
+      offsets,
+      places: [...gate, ...gate],
+      slotOfRow: slotsOf(active === 0 ? 0 : rows),
+      ...(sample.notNumber && { x: firstIsNaN((rows / Math.max(1, active)) * width) }),
+    },
+    ...(sample.large && { large: true }),
   };
 }
 
@@ -222,11 +234,7 @@ function neuronExperts(type: WeightType) {
       keep: params.rows * keepWords(params.neurons),
     }),
     reference(buffers, params) {
-      expertsReference(type, buffers, params, (values) => {
-        const order = values.map((_, j) => j);
-        order.sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]) || a - b);
-        return order.slice(0, params.kept);
-      });
+      expertsReference(type, buffers, params, (values) => largestIndices(values.map(Math.abs), params.kept));
     },
     samples: () => cases.map(expertCase),
     flops: ({ rows, width, neurons, kept }) => 2 * rows * width * (neurons + 2 * kept),

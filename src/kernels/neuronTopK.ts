@@ -1,5 +1,5 @@
-// The heart of a Mixture of Neuron Experts: per row, the gate values G = act(gate), the K of largest |G| kept
-// exactly (ties: the lower index wins), and their products with up. K = F keeps all of them: the plain expert.
+// The heart of a Mixture of Neuron Experts: per row, the gate values G = act(gate), the K of largest |G| kept exactly
+// (NaN is the largest; ties: the lower index wins), and their products with up. K = F keeps all: the plain expert.
 // Two things are made on the way, where they cost next to nothing: the router's weight is multiplied in (`weighted`),
 // and what the neuron balance loss is made of is added up per expert (`scored`; balance.ts makes the loss of it).
 // Shapes: R routed rows, F expert width, E experts (`groups`), whose rows begin at `offsets`. `keep` holds the kept set
@@ -22,6 +22,16 @@ export function bitCount(word: number): number {
 /** Whether row r keeps neuron j. */
 export function isKept(keep: Uint32Array, r: number, j: number, width: number): boolean {
   return ((keep[r * keepWords(width) + (j >>> 5)] >>> (j & 31)) & 1) === 1;
+}
+
+/** Indices of the `kept` largest, the largest first: NaN counts as larger than any number; of equals the lower index. */
+export function largestIndices(values: readonly number[], kept: number): number[] {
+  const order = values.map((value, index) => ({ value, index, isNaN: Number.isNaN(value) }));
+  order.sort((a, b) => {
+    if (a.isNaN || b.isNaN) return Number(b.isNaN) - Number(a.isNaN) || a.index - b.index;
+    return a.value === b.value ? a.index - b.index : a.value < b.value ? 1 : -1;
+  });
+  return order.slice(0, kept).map(({ index }) => index);
 }
 
 const params = {
@@ -57,7 +67,7 @@ function scoreScale(gate: FloatArray, r: number, { width, activation, normalise 
   if (!normalise) return 1;
   let total = 0;
   for (let j = 0; j < width; j++) total += Math.abs(activate(activation, gate[r * width + j]));
-  return total || 1; // a row of zeros has no scores
+  return total === 0 ? 1 : total; // a row of zeros has no scores
 }
 
 /** Calls f for every expert and each of its rows. */
@@ -96,8 +106,7 @@ export const neuronTopK = defineDifferentiable({
       const weight = weighted ? weights[slotOfRow[r]] : 1;
       // Magnitudes are compared as the f32 numbers that every backend sees.
       const size = values.map((value) => Math.fround(Math.abs(value)));
-      const order = values.map((_, j) => j).sort((a, b) => size[b] - size[a] || a - b);
-      for (const j of order.slice(0, kept)) {
+      for (const j of largestIndices(size, kept)) {
         keep[r * words + (j >>> 5)] |= 1 << (j & 31);
         hidden[r * width + j] = values[j] * up[r * width + j] * weight;
       }

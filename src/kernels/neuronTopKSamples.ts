@@ -93,6 +93,32 @@ function tiedSample(name: string, width: number, kept: number, gate: number[], a
   };
 }
 
+/** Rows among whose gates are NaN, of more than one kind, and infinities; scored, since those are sums of them. */
+const notNumberSamples = () =>
+  [activations.silu, activations.relu, activations.gelu].flatMap((activation) =>
+    [4, 20, 70].map((kept) => {
+      const [rows, width] = [6, 70];
+      const gates = Float32Array.from({ length: rows * width }, (_, i) => {
+        const [r, j] = [Math.floor(i / width), i % width];
+        if (j % (r + 2) === 1) return Number.NaN; // fewer a row, but more than 4 each
+        if (r > 0 && j % 16 === 0) return Number.POSITIVE_INFINITY;
+        return r === 5 && j === 33 ? Number.NEGATIVE_INFINITY : ((j * 7 + r) % 70) * 0.04 + 0.3;
+      });
+      new Uint32Array(gates.buffer)[1] = 0x7fffffff; // NaN too, and no less than the others
+      const { params, inputs } = extrasOf(rows, {
+        counts: [2, 1, 3],
+        normalise: kept === 20 ? 1 : 0,
+        masked: 1,
+      });
+      return {
+        name: `NaN and infinities, ${kept} of ${width}, activation ${activation}`,
+        params: { rows, width, kept, activation, ...params },
+        inputs: { gate: gates, ...inputs },
+        kink: true,
+      };
+    }),
+  );
+
 function largeSample(name: string, kept: number, extras: Extras) {
   const [rows, width] = [16384, 256];
   const { params, inputs } = extrasOf(rows, extras);
@@ -106,7 +132,9 @@ function largeSample(name: string, kept: number, extras: Extras) {
 
 const expertsOf1024 = new Array<number>(16).fill(1024);
 
-export const topKSamples = () => [
+export const topKSamples = () => [...finiteSamples(), ...notNumberSamples()];
+
+const finiteSamples = () => [
   topKSample("silu, 3 of 10", [4, 10, 3], activations.silu),
   topKSample("silu, all of 10", [3, 10, 10], activations.silu),
   topKSample("silu, all of 10, weighted", [3, 10, 10], activations.silu, { weighted: true }),
@@ -148,7 +176,7 @@ export const topKSamples = () => [
 ];
 
 export const gradSamples = () =>
-  topKSamples()
+  finiteSamples()
     .filter((sample) => !("large" in sample) || sample.params.kept === 64)
     .flatMap(({ params: { kept: _, ...params }, name, inputs, ...rest }) =>
       [0, 1].map((flag) => ({

@@ -4,14 +4,6 @@
 /** Rows of x up to which reading the weights once is the cost; beyond, packing them pays. */
 constexpr int64_t kFewRows = 32;
 
-/** The fewest stored rows worth a task: enough bytes that handing it out costs little beside reading them. */
-template <class Weights>
-static inline int64_t storedGrain(int64_t k) {
-  constexpr int64_t kBytes = 1 << 15;
-  const int64_t rows = kBytes / std::max<int64_t>(1, k * int64_t(sizeof(typename Weights::Element)));
-  return std::max<int64_t>(kRowsAtOnce, rows / kRowsAtOnce * kRowsAtOnce);
-}
-
 template <class Weights, class Args>
 static void storedLinear(const Args& a) {
   using Element = typename Weights::Element;

@@ -1,5 +1,7 @@
-// The experts under a criterion of the study: see studyExperts.ts. The work is that of neuronExperts.cc with another
-// selection, for which up is computed whole.
+// The experts under a criterion of the study: see studyExperts.ts. The work is that of experts.h with a selection for
+// which up is computed whole.
+
+#include "experts.h"
 
 /** A permutation of 32-bit words that spreads them well (C. Wellons, "lowbias32"). */
 static inline uint32_t mixed(uint32_t x) {
@@ -66,6 +68,7 @@ struct CriterionSelector {
         copyFloats(row, given, width);
     }
     for (int64_t j = 0; j < width; j++) total += row[j];
+    if (total != total) unifyNaNs(row, width);
     return total;
   }
 };

@@ -16,7 +16,7 @@ import {
   expertParams,
   expertsReference,
 } from "./neuronExperts.ts";
-import { keepWords } from "./neuronTopK.ts";
+import { keepWords, largestIndices } from "./neuronTopK.ts";
 import { suffixOf, type WeightType } from "./stored.ts";
 
 /** Values of the kernel's `criterion` parameter. */
@@ -51,13 +51,19 @@ export function randomScore(
   return (mixed((key + Math.imul(neuron, 0x9e3779b9)) >>> 0) >>> 8) / 2 ** 24;
 }
 
-function sampleOf(criterion: KernelCriterion, counts: number[], active: number, kept: number) {
+function sampleOf(
+  criterion: KernelCriterion,
+  counts: number[],
+  active: number,
+  kept: number,
+  notNumber = false,
+) {
   const neurons = 40;
-  const { params, inputs } = expertCase({ name: "", counts, width: 33, neurons, kept, active });
+  const { params, inputs } = expertCase({ name: "", counts, width: 33, neurons, kept, active, notNumber });
   const { rows, groups } = params;
   const needsScores = isRankedByScores(criterionNumbers[criterion]);
   return {
-    name: `${criterion}, ${rows} rows, ${kept} of ${neurons}`,
+    name: `${criterion}, ${rows} rows, ${kept} of ${neurons}${notNumber ? ", NaN" : ""}`,
     params: {
       ...params,
       criterion: criterionNumbers[criterion],
@@ -118,7 +124,7 @@ function studyExperts(type: WeightType) {
         if (emit) values.set(gates, r * neurons);
         const all = gates.map((_, j) => j);
         if (criterion === criterionNumbers.threshold) {
-          return all.filter((j) => Math.abs(gates[j]) > Math.fround(threshold));
+          return all.filter((j) => !(Math.abs(gates[j]) <= Math.fround(threshold))); // NaN is the largest
         }
         const token = tokens[active === 0 ? r : Math.floor(slotOfRow[r] / active)];
         const rank = (j: number): number => {
@@ -135,8 +141,7 @@ function studyExperts(type: WeightType) {
               return scores[e * neurons + j];
           }
         };
-        const ranks = all.map(rank);
-        return all.sort((a, b) => ranks[b] - ranks[a] || a - b).slice(0, kept);
+        return largestIndices(all.map(rank), kept);
       });
     },
     samples: () => {
@@ -145,6 +150,7 @@ function studyExperts(type: WeightType) {
         // Few rows an expert and many take different ways; both, for tokens with two experts and for plain rows.
         ...criteria.map((criterion) => sampleOf(criterion, [4, 5, 1], 2, 9)),
         ...criteria.map((criterion) => sampleOf(criterion, [40, 3, 27], 2, 9)),
+        ...criteria.map((criterion) => sampleOf(criterion, [4, 5, 1], 2, 9, true)),
         sampleOf("oracle", [1, 30], 0, 17),
         sampleOf("random", [1, 30], 0, 40),
       ].map((sample) => ({ ...sample, params: { ...sample.params, activation: activations.silu } }));

@@ -1,4 +1,6 @@
-// Scores of chosen tokens from logits. See tokenScores.ts; logSumExp is that of crossEntropy.cc.
+// Scores of chosen tokens from logits. See tokenScores.ts.
+
+#include "../../native/softmax.h"
 
 #define tokenScores_INTERFACE(B, P)                                                                        \
   B(in, f32, logits) B(in, u32, rowOf) B(in, u32, ids) B(out, f32, lse) B(out, u32, best) B(out, f32, picked) \

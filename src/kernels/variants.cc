@@ -1,5 +1,7 @@
 // Small steps that some families of models add. See variants.ts.
 
+#include "../../native/rank.h"
+
 #define addBias_INTERFACE(B, P) B(in, f32, x) B(in, f32, bias) B(out, f32, y) P(int, rows) P(int, width)
 KERNEL(addBias) {
   parallelRange(a.rows, streamGrain(2 * a.width), [&](int64_t begin, int64_t end) {
