@@ -2,6 +2,7 @@
 // tensor is in memory at a time. Numbers are little-endian, like every host the kernels run on.
 // Not here: what the tensors of a model are called (ggufNames.ts), and reading (ggufReader.ts).
 
+import { roundToEven } from "../kernels/encode.ts";
 import { toBf16s } from "../kernels/kernel.ts";
 import { writeFileAtomic } from "./atomic.ts";
 
@@ -203,10 +204,4 @@ export function toF16(value: number): number {
   const units = roundToEven(size / 2 ** (exponent - 10));
   // 1024 units are the smallest normal number of an exponent; a carry into the next exponent adds itself.
   return sign | (units + (exponent + 14) * 1024);
-}
-
-function roundToEven(value: number): number {
-  const low = Math.floor(value);
-  const rest = value - low;
-  return rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low;
 }

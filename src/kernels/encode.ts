@@ -46,7 +46,7 @@ export const copyBf16 = defineKernel({
 });
 
 /** To the nearest integer, ties to even, as hardware rounds. */
-function roundToEven(value: number): number {
+export function roundToEven(value: number): number {
   const rounded = Math.round(value);
   return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
