@@ -26,13 +26,15 @@ struct Pool {
   std::mutex mutex;  // of `workers`, and of those that sleep
   std::vector<std::thread> workers;
   std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};
-  std::atomic<bool> busy{false};
-  std::atomic<bool> open{false};
+  std::atomic<bool> stop{false};
+  // Lines of their own: what idle workers look at all the time is written once a job, and what callers write to take the
+  // pool is looked at by no worker.
+  alignas(64) std::atomic<uint64_t> generation{0};
+  alignas(64) std::atomic<bool> busy{false};
+  alignas(64) std::atomic<bool> open{false};
   std::atomic<int> seats{0};
   std::atomic<int> inside{0};
-  std::atomic<bool> stop{false};
-  Job job;
+  alignas(64) Job job;
 };
 
 Pool pool;
