@@ -483,8 +483,9 @@ describe("other commands", { concurrency: 2 }, () => {
 });
 
 describe("a random checkpoint", () => {
+  const size = ["hidden_size=16", "num_hidden_layers=1", "num_experts=4", "moe_intermediate_size=8"];
+
   it("is written, described and run", async () => {
-    const size = ["hidden_size=16", "num_hidden_layers=1", "num_experts=4", "moe_intermediate_size=8"];
     const init = await mone(["init", "random", "--preset", "moe-tiny", "--json", "--set", ...size]);
     assert.equal(init.code, 0, init.stderr);
     const { parameters } = JSON.parse(init.stdout) as { parameters: number };
@@ -514,6 +515,19 @@ describe("a random checkpoint", () => {
     assert.equal(JSON.parse(back.stdout).tokenizer, true);
     await assertFails(["logits", "bytes", "--ids", "1", "--dtype", "f32"], 2, /holds int8 weights/);
     await assertFails(["convert", "bytes", "x", "--prune-neurons", "10%"], 2, /cannot be pruned/);
+    const like = [...size.map((pair) => `model.${pair}`), "seqLen=16", "startFrom=bytes"];
+    const train = [
+      "train",
+      "--preset",
+      "moe-tiny",
+      "--data",
+      "text.txt",
+      "--out",
+      "from-bytes",
+      "--set",
+      ...like,
+    ];
+    await assertFails(train, 2, /bytes holds int8 weights, which cannot be trained on/);
     await assertFails(["generate", "random.gguf", "a"], 2, /make a model folder of it with mone convert/);
     await assertFails(["convert", "random.gguf", "x", "--neurons", "25%"], 2, /a model folder first/);
     await assertFails(["convert", "nowhere.gguf", "x"], 1, /there is no such file/);

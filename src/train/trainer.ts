@@ -7,7 +7,8 @@ import { join } from "node:path";
 import type { Backend } from "../backends/backend.ts";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
 import { findModelFolder } from "../checkpoint/loadModel.ts";
-import { loadParameters, readTensor, saveModel } from "../checkpoint/modelFolder.ts";
+import { loadParameters, readConfigs, readTensor, saveModel } from "../checkpoint/modelFolder.ts";
+import { requireFloats } from "../checkpoint/quantization.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { RunError } from "../errors.ts";
 import { Transformer } from "../model/transformer.ts";
@@ -63,8 +64,13 @@ export class Trainer {
    */
   initialise(): void {
     const { startFrom, seed } = this.config;
-    if (startFrom === null) this.model.initialise(seed);
-    else loadParameters(this.model, findModelFolder(startFrom));
+    if (startFrom === null) {
+      this.model.initialise(seed);
+      return;
+    }
+    const folder = findModelFolder(startFrom);
+    requireFloats(readConfigs(folder).stored, folder, "trained on");
+    loadParameters(this.model, folder);
   }
 
   get tokensPerStep(): number {
