@@ -17,6 +17,13 @@ export class RunError extends Error {
   override readonly name = "RunError";
 }
 
+/** What a model gives is not a number. @param what e.g. "the answer is not a number". */
+export function damagedWeights(what: string): RunError {
+  return new RunError(
+    `${what}: the model's weights are damaged (mone inspect --check-values looks), or too large for --dtype`,
+  );
+}
+
 /** Throws the `AbortSignal`'s reason if it has fired; long loops call this once an iteration. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;

@@ -60,8 +60,8 @@ function report(error: unknown, verbose: boolean): number {
   return error instanceof UsageError || error instanceof CommanderError ? 2 : 1;
 }
 
-// A reader that has gone away, as in `mone generate ... | head`, ends the program without a word; a full disk does not. One of stderr does
-// not: Ctrl-C on `mone train 2>&1 | tee log` ends tee first, and the checkpoint must still be saved.
+// A reader that has gone away, as in `mone generate ... | head`, ends the program without a word; a full disk does not.
+// One of stderr does neither: Ctrl-C on `mone train 2>&1 | tee log` ends tee first, and the checkpoint must still be saved.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit();
   process.exit(report(new RunError(`standard output cannot be written: ${error.code}`), false));

@@ -1,7 +1,7 @@
 // Asks a model about many continuations: in batches of similar length, what several requests begin with only once.
 // Not here: where the tokens come from (tokens.ts), and what the answers mean (task.ts, perplexity.ts).
 
-import { RunError, throwIfAborted, UsageError } from "../errors.ts";
+import { damagedWeights, throwIfAborted, UsageError } from "../errors.ts";
 import type { Decoder, ScoredRows } from "../infer/decoder.ts";
 import type { LanguageModel } from "../infer/languageModel.ts";
 import type { TokenRequest } from "./tokens.ts";
@@ -86,9 +86,7 @@ export async function logLikelihoods(
       const results = await askBatch(decoder, taken, held);
       for (const [n, { group }] of taken.entries()) {
         if (results[n].some(({ logLikelihood }) => Number.isNaN(logLikelihood))) {
-          throw new RunError(
-            "the model's answer is not a number: its weights are damaged (mone inspect --check-values looks), or too large for --dtype",
-          );
+          throw damagedWeights("the answer is not a number");
         }
         answers[group] = results[n];
         onGroup?.(group, results[n]);

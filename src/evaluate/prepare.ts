@@ -107,9 +107,13 @@ function text(row: Fields, field: string): string {
   return value;
 }
 
+export function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((one) => typeof one === "string");
+}
+
 function texts(row: Fields, field: string): string[] {
   const value = row[field];
-  if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
+  if (isTexts(value)) return value;
   throw new UsageError(`a row's field ${field} is no list of texts`);
 }
 

@@ -2,8 +2,9 @@
 // semantics of EleutherAI's lm-evaluation-harness. The built-in ones are in tasks/; a user's is the same in YAML or
 // JSON. Not here: reading rows (rows.ts), and what is computed from the answers (metrics.ts).
 
+import { isObject } from "../checkpoint/strictJson.ts";
 import { nearest, quote, UsageError } from "../errors.ts";
-import { type Preparation, preparations } from "./prepare.ts";
+import { isTexts, type Preparation, preparations } from "./prepare.ts";
 
 /** A row of a data set. */
 export type Row = Readonly<Record<string, unknown>>;
@@ -139,10 +140,10 @@ export function withExamples(item: Item, examples: string): Item {
 function choicesOf({ choices = [] }: Layout, row: Row, where: string): string[] {
   if (typeof choices !== "string") return choices.map((template) => fillTemplate(template, row, where));
   const list = lookUp(row, choices);
-  if (!Array.isArray(list) || list.length === 0 || !list.every((text) => typeof text === "string")) {
+  if (!isTexts(list) || list.length === 0) {
     throw new UsageError(`${where}: the field ${choices} is no list of texts`);
   }
-  return list as string[];
+  return list;
 }
 
 const TEMPLATE_FIELD = /\{\{\s*([\w.]+)\s*\}\}/g;
@@ -239,12 +240,4 @@ function nearestUnknown(value: object, known: readonly string[]): string | undef
   if (key === undefined) return undefined;
   const suggestion = nearest(key, known);
   return `the key ${quote(key)} means nothing${suggestion ? `; is it ${suggestion}?` : `: there are ${known.join(", ")}`}`;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((text) => typeof text === "string");
 }

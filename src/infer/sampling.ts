@@ -1,6 +1,6 @@
 // From logits to the next token: temperature, then top-k, top-p and min-p, then one draw. Pure functions.
 
-import { RunError, UsageError } from "../errors.ts";
+import { damagedWeights, UsageError } from "../errors.ts";
 
 export interface SamplingOptions {
   /** 0: always the most likely token. */
@@ -43,9 +43,7 @@ function withoutUndefined<T extends object>(options: T): Partial<T> {
 export function refuseNaN(logits: ArrayLike<number>): void {
   for (let v = 0; v < logits.length; v++) {
     if (Number.isNaN(logits[v])) {
-      throw new RunError(
-        "the model's logits are not numbers: its weights are damaged (mone inspect --check-values looks), or too large for --dtype",
-      );
+      throw damagedWeights("logits are not numbers");
     }
   }
 }

@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
-import { RunError, UsageError } from "../errors.ts";
+import { damagedWeights, UsageError } from "../errors.ts";
 
 /** Inputs as users know them. */
 const inWords: Record<string, string> = {
@@ -90,9 +90,7 @@ export class StudyParts {
 /** JSON would make null of it, which counts as 0 when it is read. */
 function refuseNonFinite(key: string, value: unknown): unknown {
   if (typeof value !== "number" || Number.isFinite(value)) return value;
-  throw new RunError(
-    `${key} is ${value}: the model's weights are damaged (mone inspect --check-values looks), or too large for --dtype`,
-  );
+  throw damagedWeights(`${key} is ${value}`);
 }
 
 function hashOf(value: object): string {
