@@ -342,6 +342,9 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
       JSON.parse(readFileSync(join(at, "report", "report.json"), "utf8")),
       JSON.parse(JSON.stringify(report)),
     );
+    // A pruned arm's curve is that of the run it is.
+    const withCurves = report.arms.filter(({ curves }) => curves.validation.length > 0);
+    checkPlots(join(at, "report"), withCurves.length);
     // Arms that share runs or phases do not count, and two arms know no more than their pairs.
     const { loss } = report.spreads;
     assert.equal(loss?.arms, ["after", "convert"].includes(name) ? undefined : arms.length, name);
@@ -363,6 +366,24 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
   assert.equal(experimentStatus(root).length, shippedExperiments.length);
   assert.ok(experimentStatus(root).every(({ runs }) => runs.every(({ state }) => state === "finished")));
 });
+
+/** The plots of report.md exist, are all there are, show so many arms, and no two lines of one plot look alike. */
+function checkPlots(at: string, arms: number): void {
+  const images = readFileSync(join(at, "report.md"), "utf8").matchAll(/!\[[^\]]+\]\((plots\/([^)]+))\)/g);
+  const drawn = [...images].map(([, path, name]) => ({ name, svg: readFileSync(join(at, path), "utf8") }));
+  assert.deepEqual(drawn.map(({ name }) => name).sort(), readdirSync(join(at, "plots")).sort());
+  assert.ok(drawn.some(({ name }) => name === "differences.svg"));
+  const shown = new Set<string>();
+  for (const { name, svg } of drawn) {
+    assert.match(svg, /^<\?xml .*\n<svg xmlns="[^"]+" class="plot"[\s\S]*<\/svg>\n$/, name);
+    assert.doesNotMatch(svg, /NaN|undefined/, name);
+    if (!name.startsWith("validation")) continue;
+    const lines = [...svg.matchAll(/<path class="line solid (c\d)"/g)].map(([, colour]) => colour);
+    assert.equal(new Set(lines).size, lines.length, `${at}: ${name} has two lines of one colour`);
+    for (const [, arm] of svg.matchAll(/<text x="24">([^<]+)<\/text>/g)) shown.add(arm);
+  }
+  assert.equal(shown.size, arms);
+}
 
 test("what two models choose alike: experts by token, then neurons in those", () => {
   // 3 tokens, 2 of 3 experts, 40 neurons (2 words). Token 2 goes elsewhere in the second model.

@@ -1,8 +1,18 @@
-// The report's files: index.html, report.md, report.json, and CSV of differences and of all runs.
+// The report's files: index.html, report.md with its plots, report.json, and CSV of differences and of all runs.
 
 import { join } from "node:path";
 import { writeFileAtomic } from "../../checkpoint/atomic.ts";
+import { svgFile } from "../../report/svgFile.ts";
 import { renderCsv, renderMarkdown } from "../../report/table.ts";
+import {
+  curveFigures,
+  curvesInWords,
+  differenceFigures,
+  type Figure,
+  sweepFigures,
+  useFigures,
+  useInWords,
+} from "./figures.ts";
 import { experimentPage, factsOf, verdictRule } from "./page.ts";
 import type { ExperimentReport } from "./report.ts";
 import {
@@ -17,7 +27,14 @@ import {
 
 /** @throws RunError if the disk is full. */
 export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
+  const plots = [
+    ...differenceFigures(report),
+    ...curveFigures(report).flat(),
+    ...report.sweeps.flatMap((sweep) => sweepFigures(report, sweep)),
+    ...useFigures(report),
+  ];
   const files = {
+    ...Object.fromEntries(plots.map((figure) => [plotPath(figure), svgFile(figure.svg)])),
     "index.html": experimentPage(report),
     "report.md": experimentMarkdown(report),
     "report.json": `${numbersOnOneLine(JSON.stringify(report, null, 2))}\n`,
@@ -34,18 +51,38 @@ function numbersOnOneLine(json: string): string {
   });
 }
 
+/** Below the report's folder. */
+function plotPath({ name }: Figure): string {
+  return `plots/${name}.svg`;
+}
+
+/** Images side by side, and what they show. */
+function illustrated(figures: readonly Figure[], words: readonly string[] = []): string[] {
+  if (figures.length === 0) return [];
+  const images = figures.map((figure) => {
+    const words = figure.title.replace(/[[\]\\]/g, "\\$&");
+    return `![${words}](${plotPath(figure)})`;
+  });
+  return [images.join("\n"), ...words];
+}
+
 export function experimentMarkdown(report: ExperimentReport): string {
+  const { sweeps, pairs } = report;
   const parts = [
     `# ${report.title}`,
     report.question,
     ...reportInWords(report),
-    ...[
-      resultTable(report),
-      differenceTable(report),
-      ...(report.pairs.length > 0 ? [pairTable(report)] : []),
-      ...report.sweeps.map((sweep) => sweepTable(report, sweep)),
-      costTable(report),
-    ].map(renderMarkdown),
+    ...illustrated(differenceFigures(report)),
+    ...[resultTable(report), differenceTable(report), ...(pairs.length > 0 ? [pairTable(report)] : [])].map(
+      renderMarkdown,
+    ),
+    ...sweeps.flatMap((sweep) => [
+      ...illustrated(sweepFigures(report, sweep)),
+      renderMarkdown(sweepTable(report, sweep)),
+    ]),
+    ...illustrated(curveFigures(report).flat(), curvesInWords(report)),
+    ...illustrated(useFigures(report), useInWords(report)),
+    renderMarkdown(costTable(report)),
     verdictRule(report),
     "## What was run",
     Object.entries(factsOf(report))
