@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
+import { drawClaims } from "../scripts/draw-claims.ts";
 import type { Difference } from "../src/experiment/report/compareArms.ts";
 import type { ExperimentReport } from "../src/experiment/report/report.ts";
 import { packageVersion } from "../src/version.ts";
@@ -72,6 +73,10 @@ test("figures of docs/CLAIMS.md are those of the reports it links to", () => {
     }
   }
   assert.ok(checked > 100, `only ${checked} figures were found`);
+});
+
+test("docs/claims.svg is drawn from the reports", () => {
+  assert.equal(readFileSync(join(root, "docs/claims.svg"), "utf8"), drawClaims());
 });
 
 test("the version is the same in code and package", () => {
