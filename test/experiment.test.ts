@@ -15,6 +15,7 @@ import { overhead } from "../src/experiment/overhead/overhead.ts";
 import { differenceTable, resultTable, sweepTable } from "../src/experiment/report/tables.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { shippedExperiments } from "../src/experiment/shipped/index.ts";
+import type { ExperimentSpec } from "../src/experiment/spec.ts";
 import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import type { LayerChoice } from "../src/study/choices.ts";
@@ -412,29 +413,33 @@ test("stability: of kept sets and routing between the last two checkpoints", asy
     { name: "MoNE", neurons: 0.25 },
     { name: "MoNE, still", neurons: 0.25, change: { learningRate: 1e-12, warmup: 0 } },
   ];
-  const { report } = await experiment(
-    {
-      name: "stable",
-      title: "Stable",
-      question: "?",
-      baseline: "MoE",
-      arms,
-      measure: ["stability"],
-      sizes: { smoke: shippedExperiments[0].sizes!.smoke },
-    },
-    {
-      root: join(folder, "stable"),
-      size: "smoke",
-      data,
-      tokens: 2048,
-      threads: 1,
-      announce() {},
-    },
-  );
+  const spec: ExperimentSpec = {
+    name: "stable",
+    title: "Stable",
+    question: "?",
+    baseline: "MoE",
+    arms,
+    measure: ["stability"],
+    sizes: { smoke: shippedExperiments[0].sizes!.smoke },
+  };
+  const options = { ...quiet, root: join(folder, "stable"), size: "smoke", tokens: 2048 };
+  const { report } = await experiment(spec, options);
   const [moe, mone, still] = report.arms.map(({ runs }) => runs[0].values);
   assert.equal(moe.kept_overlap, undefined);
   assert.ok(moe.routing_overlap > 0.5 && moe.routing_overlap <= 1);
   assert.ok(mone.kept_overlap > 0.25 && mone.kept_overlap < 1, `${mone.kept_overlap}`);
   assert.equal(still.kept_overlap, 1);
   assert.equal(still.routing_overlap, 1);
+
+  // 32 steps, a checkpoint every 4 of them: the last but one is of step 28, wherever the run was stopped or at its best.
+  const controller = new AbortController();
+  const cutRoot = join(folder, "stable-cut");
+  const cut: ExperimentOptions = { ...options, root: cutRoot, signal: controller.signal };
+  const onStep = ({ step }: { step: number }) => step === 30 && controller.abort(new Error("cut"));
+  await assert.rejects(experiment(spec, { ...cut, onStep }), /^Error: cut$/);
+  const again = await experiment(spec, { ...cut, signal: undefined, resume: true });
+  assert.deepEqual(timeless(again.report), timeless(report));
+  for (const { hash } of report.arms.flatMap(({ runs }) => runs)) {
+    assert.ok(existsSync(join(cutRoot, "runs", hash, "checkpoints", "step-28")), hash);
+  }
 });

@@ -297,6 +297,20 @@ function defineTests(): void {
       assertComplete(run.checkpoints()[1]);
     });
 
+    test("what a stop or the best adds does not push out those on schedule", async () => {
+      const run = RunFolder.create(newPath(), {});
+      const kept: number[][] = [];
+      let best = 0;
+      for (const step of [10, 17, 20, 24, 30, 33]) {
+        if (step === 17 || step === 24) best = step;
+        const keep = { last: 2, every: 10, best };
+        await run.saveCheckpoint(step, (at) => fillCheckpoint(at, step), keep);
+        kept.push(run.checkpoints().map((checkpoint) => checkpoint.step));
+      }
+      const expected = [[10], [10, 17], [10, 17, 20], [20, 24], [20, 24, 30], [24, 30, 33]];
+      assert.deepEqual(kept, expected);
+    });
+
     test("a failed save leaves the older ones", async () => {
       const run = RunFolder.create(newPath(), {});
       await run.saveCheckpoint(1, (at) => fillCheckpoint(at, 1), { last: 1 });

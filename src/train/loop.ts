@@ -148,7 +148,11 @@ async function runSteps(
     validate(model, dataset.valid, { ...config, bf16: trainer.bf16, ...limits });
   const save = async () => {
     if (run.checkpoints().some(({ step }) => step === trainer.step)) return;
-    const keep = { last: config.keepCheckpoints, ...(trainer.best && { best: trainer.best.step }) };
+    const keep = {
+      last: config.keepCheckpoints,
+      every: config.checkpointEvery,
+      ...(trainer.best && { best: trainer.best.step }),
+    };
     await run.saveCheckpoint(trainer.step, (folder) => trainer.save(folder, tokenizer), keep);
   };
 

@@ -27,9 +27,13 @@ import { RunError, UsageError } from "../errors.ts";
 /** A line of `metrics.jsonl`; the key `step` is what `truncateMetrics` goes by. */
 export type MetricsLine = Record<string, unknown>;
 
-/** Which checkpoints survive a save: the newest `last` of them, and that of step `best`. */
+/**
+ * Which checkpoints survive a save: the new one, those before it to make `last` of them, and that of step `best`. Of those
+ * before only multiples of `every` count: when a run was stopped, or was at its best, must not decide what stays.
+ */
 export interface KeepRule {
   readonly last: number;
+  readonly every?: number;
   readonly best?: number;
 }
 
@@ -152,9 +156,12 @@ export class RunFolder {
   ): Promise<string> {
     const path = join(this.#checkpointsPath, `step-${step}`);
     await publishFolder(path, fill);
-    const saved = this.checkpoints();
-    for (const old of saved.slice(0, Math.max(0, saved.length - keep.last))) {
-      if (old.step !== keep.best && old.step !== step) await discardFolder(old.path);
+    const { last, every = 1, best } = keep;
+    const before = this.checkpoints().filter((one) => one.step !== step);
+    const onSchedule = before.filter((one) => one.step % every === 0);
+    const kept = onSchedule.slice(Math.max(0, onSchedule.length - (last - 1)));
+    for (const old of before) {
+      if (old.step !== best && !kept.includes(old)) await discardFolder(old.path);
     }
     return path;
   }

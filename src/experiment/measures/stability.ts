@@ -28,7 +28,7 @@ export const stability: Measure = {
     {
       key: "kept_overlap",
       label: "Stability of kept sets",
-      note: "Of the neurons that a token keeps in an expert, the share that it kept at the checkpoint before, an eighth of the run earlier; K/F by chance. Absent where every neuron acts, or without such a checkpoint.",
+      note: "Of the neurons that a token keeps in an expert, the share that it kept at the checkpoint before, about an eighth of the run earlier; K/F by chance. Absent where every neuron acts, or without such a checkpoint.",
     },
     {
       key: "routing_overlap",
@@ -37,8 +37,11 @@ export const stability: Measure = {
     },
   ],
   async run({ checkpoint, config, prepared, backend, signal }) {
-    const steps = RunFolder.open(join(checkpoint, "..", "..")).checkpoints();
-    const before = steps.at(-2);
+    // The one on schedule: others lie where the run was at its best, or was stopped.
+    const { steps, checkpointEvery: every } = config;
+    const step = every * Math.floor((steps - 1) / every);
+    const checkpoints = RunFolder.open(join(checkpoint, "..", "..")).checkpoints();
+    const before = checkpoints.find((one) => one.step === step);
     if (!before) return { values: {} };
     const open = (path: string) => openStoredModel(path, backend, { dtype: "f32" });
     const [last, earlier] = [open(checkpoint), open(before.path)];
