@@ -163,7 +163,6 @@ export async function experiment(
         return;
       }
       await writeReport(build(), join(folder, "report"));
-      removeLeftovers(join(folder, "report"));
     });
   });
   return { report: build(), folder, reportPath: join(folder, "report", "index.html") };

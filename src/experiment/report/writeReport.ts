@@ -1,7 +1,7 @@
 // The report's files: index.html, report.md with its plots, report.json, and CSV of differences and of all runs.
 
-import { join } from "node:path";
-import { writeFileAtomic } from "../../checkpoint/atomic.ts";
+import { dirname, join } from "node:path";
+import { removeLeftovers, writeFileAtomic } from "../../checkpoint/atomic.ts";
 import { svgFile } from "../../report/svgFile.ts";
 import { renderCsv, renderMarkdown } from "../../report/table.ts";
 import {
@@ -25,7 +25,7 @@ import {
   sweepTable,
 } from "./tables.ts";
 
-/** @throws RunError if the disk is full. */
+/** Also deletes files that a kill left half written there. @throws RunError if the disk is full. */
 export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
   const plots = [
     ...differenceFigures(report),
@@ -41,7 +41,13 @@ export async function writeReport(report: ExperimentReport, folder: string): Pro
     "differences.csv": renderCsv(differenceTable(report, true)),
     "runs.csv": renderCsv(runsTable(report)),
   };
-  for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(folder, name), text);
+  const folders = new Set<string>();
+  for (const [name, text] of Object.entries(files)) {
+    const path = join(folder, name);
+    await writeFileAtomic(path, text);
+    folders.add(dirname(path));
+  }
+  for (const one of folders) removeLeftovers(one);
 }
 
 /** Curves have thousands of points, a line each instead of four. A line break inside a JSON text is never one of a string. */
