@@ -46,6 +46,13 @@ const shown: readonly {
     differences: ["F/4", "F/16"].map((k) => ({ words: `dense, K = ${k} against K = F`, arm: `K = ${k}` })),
   },
   {
+    experiment: "balance",
+    differences: ["0.01", "0.1"].map((coefficient) => ({
+      words: `MoNE, neuron balance loss ${coefficient} against none`,
+      arm: `l1, all, ${coefficient}`,
+    })),
+  },
+  {
     experiment: "convert",
     differences: [
       {
@@ -71,7 +78,7 @@ export function drawClaims(): string {
   return svgFile(
     intervalPlot({
       title: "Differences of held-out loss, with 95 % intervals over seeds",
-      label: "nats a token; left of 0 the MoNE is better; shaded: 0.5 % of a loss of 4",
+      label: "nats a token; left of 0 the first named is better; shaded: 0.5 % of a loss of 4",
       intervals,
       margin: 0.02,
       width: 640,
