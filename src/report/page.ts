@@ -35,6 +35,12 @@ export interface Figure {
   caption?: string;
 }
 
+/** A figure that is a file of its own, too. */
+export interface NamedFigure extends Figure {
+  /** Of the file, without ending. */
+  name: string;
+}
+
 /** The whole HTML document. All text of the caller is escaped. */
 export function renderPage(page: Page): string {
   const { title, subtitle, generatedAt, sections } = page;

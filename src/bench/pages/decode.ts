@@ -1,10 +1,11 @@
 // The decoding benchmark as people see it.
 
 import { formatBytes } from "../../report/format.ts";
+import type { NamedFigure } from "../../report/page.ts";
 import { linePlot } from "../../report/plot.ts";
 import type { Table } from "../../report/table.ts";
 import type { DecodeBench, DecodeCase, DecodeRow } from "../decode.ts";
-import { columns, limitsInWords, type NamedFigure, type Presentation, spreadText } from "./presentation.ts";
+import { columns, limitsInWords, type Presentation, spreadText } from "./presentation.ts";
 
 const nameOf = ({ engine, dtype }: DecodeRow) => `${engine} ${dtype}`;
 

@@ -1,8 +1,9 @@
 // The layer benchmark as people see it.
 
+import type { NamedFigure } from "../../report/page.ts";
 import { linePlot } from "../../report/plot.ts";
 import type { LayerBench, LayerCase, Sweep } from "../layer.ts";
-import { columns, limitsInWords, type NamedFigure, type Presentation, spreadText } from "./presentation.ts";
+import { columns, limitsInWords, type Presentation, spreadText } from "./presentation.ts";
 
 const axisOf: Record<
   Sweep,

@@ -2,15 +2,10 @@
 // files of this folder); here is what they share.
 
 import { formatDuration, formatFixed, formatPercent } from "../../report/format.ts";
-import type { Figure } from "../../report/page.ts";
+import type { NamedFigure } from "../../report/page.ts";
 import type { Column, Table } from "../../report/table.ts";
 import type { Spread } from "../measure.ts";
 import type { Envelope } from "../result.ts";
-
-export interface NamedFigure extends Figure {
-  /** Of the .svg file. */
-  readonly name: string;
-}
 
 export interface Presentation {
   readonly heading: string;

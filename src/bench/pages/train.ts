@@ -1,10 +1,11 @@
 // The training benchmark as people see it.
 
 import { formatBytes } from "../../report/format.ts";
+import type { NamedFigure } from "../../report/page.ts";
 import { linePlot, type Series } from "../../report/plot.ts";
 import type { Table } from "../../report/table.ts";
 import type { TrainBench, TrainCase, TrainRow } from "../train.ts";
-import { columns, limitsInWords, type NamedFigure, type Presentation, spreadText } from "./presentation.ts";
+import { columns, limitsInWords, type Presentation, spreadText } from "./presentation.ts";
 
 const engineOf = (row: TrainRow) => `${row.engine} ${row.dtype}${row.recompute ? ", recomputed" : ""}`;
 

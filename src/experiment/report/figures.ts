@@ -2,6 +2,7 @@
 // Not here: the numbers (report.ts), how a plot is drawn (src/report), and where it stands (page.ts, writeReport.ts).
 
 import { type Interval, intervalPlot } from "../../report/intervals.ts";
+import type { NamedFigure } from "../../report/page.ts";
 import { barPlot, linePlot, type Series } from "../../report/plot.ts";
 import type { Sweep } from "../measures/measure.ts";
 import type { Estimate } from "../statistics/paired.ts";
@@ -9,18 +10,36 @@ import type { CurvePoint } from "./compareArms.ts";
 import type { RunRecord } from "./record.ts";
 import type { ArmReport, ExperimentReport } from "./report.ts";
 
-export interface Figure {
-  /** Of its file, without ending: told apart within a report. */
-  readonly name: string;
+/** Its name is told apart within a report. */
+export interface ReportFigure extends NamedFigure {
   readonly title: string;
-  readonly svg: string;
+}
+
+export interface ReportFigures {
+  /** The difference of every arm's loss from its reference's, with its interval; nothing where nothing is compared. */
+  readonly differences: ReportFigure[];
+  /** A list for each sweep of the report, in its order. */
+  readonly sweeps: ReportFigure[][];
+  /** Losses over the steps, from a fifth of the run on: a list for each group of arms that one plot can show. */
+  readonly curves: ReportFigure[][];
+  /** How evenly each arm's neurons are used: a histogram an arm, all on one scale. */
+  readonly use: ReportFigure[];
+}
+
+/** All plots of a report. */
+export function figuresOf(report: ExperimentReport): ReportFigures {
+  return {
+    differences: differenceFigures(report),
+    sweeps: report.sweeps.map((sweep) => sweepFigures(report, sweep)),
+    curves: curveFigures(report),
+    use: useFigures(report),
+  };
 }
 
 /** More lines than this cannot be told apart in one plot. */
 export const LINES = 6;
 
-/** The difference of every arm's loss from its reference's, with its interval; nothing where nothing is compared. */
-export function differenceFigures({ arms }: ExperimentReport): Figure[] {
+function differenceFigures({ arms }: ExperimentReport): ReportFigure[] {
   const intervals = arms.flatMap((arm, index): Interval[] => {
     const { loss } = arm.differences;
     if (!loss) return [];
@@ -35,25 +54,15 @@ export function differenceFigures({ arms }: ExperimentReport): Figure[] {
   return [{ name: "differences", title, svg: intervalPlot({ title, label, intervals, margin, width: 440 }) }];
 }
 
-/** Losses over the steps, from a fifth of the run on: a list for each group of arms that one plot can show. */
-export function curveFigures({ arms }: ExperimentReport): Figure[][] {
+function curveFigures({ arms }: ExperimentReport): ReportFigure[][] {
   const last = Math.max(0, ...arms.map(({ curves: { training } }) => training.at(-1)?.[0] ?? 0));
-  return groupsOf(arms).flatMap((group, index): Figure[][] => {
+  return groupsOf(arms).flatMap((group, index): ReportFigure[][] => {
     const series = (pick: (arm: ArmReport) => readonly CurvePoint[], dots: boolean) =>
-      group.flatMap((arm): Series[] => {
+      group.flatMap((arm) => {
         const points = pick(arm).filter(([step]) => step >= last / 5);
-        if (points.length === 0) return [];
-        return [
-          {
-            name: arm.name,
-            colour: colourOf(arms.indexOf(arm)),
-            dots,
-            points: points.map(([step, mean]) => [step, mean]),
-            band: points.map(([step, , low, high]) => [step, low, high]),
-          },
-        ];
+        return seriesOf(arm.name, colourOf(arms.indexOf(arm)), points, dots);
       });
-    const figure = (name: string, title: string, lines: Series[], zero = false): Figure => ({
+    const figure = (name: string, title: string, lines: Series[], zero = false): ReportFigure => ({
       name: numbered(name, index),
       title,
       svg: linePlot({
@@ -92,32 +101,25 @@ export function curvesInWords({ arms }: ExperimentReport): string[] {
 }
 
 /** A sweep's values over its settings, and their differences from the reference. */
-export function sweepFigures({ arms, quantities }: ExperimentReport, sweep: Sweep): Figure[] {
+function sweepFigures({ arms, quantities }: ExperimentReport, sweep: Sweep): ReportFigure[] {
   const settings = quantities
     .flatMap(({ key, at }) => (at?.sweep === sweep.name ? [{ key, x: at.x }] : []))
     .sort((a, b) => a.x - b.x);
   return groupsOf(arms).flatMap((group, index) => {
     const lines = (of: (arm: ArmReport, key: string) => Estimate | undefined) =>
-      group.flatMap((arm): Series[] => {
-        const points = settings.flatMap(({ key, x }) => {
+      group.flatMap((arm) => {
+        const points = settings.flatMap(({ key, x }): CurvePoint[] => {
           const value = of(arm, key);
-          return value ? [{ x, ...value }] : [];
+          if (!value) return [];
+          const { mean, halfWidth = 0 } = value;
+          return [[x, mean, mean - halfWidth, mean + halfWidth]];
         });
-        if (points.length === 0) return [];
-        return [
-          {
-            name: arm.name,
-            colour: colourOf(arms.indexOf(arm)),
-            dots: true,
-            points: points.map(({ x, mean }) => [x, mean]),
-            band: points.map(({ x, mean, halfWidth = 0 }) => [x, mean - halfWidth, mean + halfWidth]),
-          },
-        ];
+        return seriesOf(arm.name, colourOf(arms.indexOf(arm)), points, true);
       });
     const values = lines((arm, key) => arm.estimates[key]);
     const differences = lines((arm, key) => arm.differences[key]);
     if (values.length === 0) return [];
-    const figure = (name: string, title: string, series: Series[]): Figure => ({
+    const figure = (name: string, title: string, series: Series[]): ReportFigure => ({
       name: numbered(name, index),
       title,
       svg: linePlot({ title, x: { label: sweep.x, log: sweep.log }, y: { label: sweep.y }, series }),
@@ -131,14 +133,13 @@ export function sweepFigures({ arms, quantities }: ExperimentReport, sweep: Swee
   });
 }
 
-/** How evenly each arm's neurons are used: a histogram an arm, all on one scale. */
-export function useFigures({ arms }: ExperimentReport): Figure[] {
+function useFigures({ arms }: ExperimentReport): ReportFigure[] {
   const shares = (counts: readonly number[]) => {
     const total = counts.reduce((a, b) => a + b, 0);
     return counts.map((count) => count / total);
   };
   const highest = Math.max(0, ...arms.flatMap(({ histogram }) => shares(histogram?.counts ?? [])));
-  return arms.flatMap(({ name: title, histogram }, index): Figure[] => {
+  return arms.flatMap(({ name: title, histogram }, index): ReportFigure[] => {
     if (!histogram) return [];
     const { edges, counts } = histogram;
     const svg = barPlot({
@@ -172,6 +173,20 @@ function partlyInWords(arms: readonly ArmReport[], has: (run: RunRecord) => bool
   });
   if (parts.length === 0) return [];
   return [`Runs from a report that has numbers only are not drawn here; seeds drawn of ${parts.join(", ")}.`];
+}
+
+/** A line with its band; none without points. */
+function seriesOf(name: string, colour: number, points: readonly CurvePoint[], dots: boolean): Series[] {
+  if (points.length === 0) return [];
+  return [
+    {
+      name,
+      colour,
+      dots,
+      points: points.map(([x, mean]) => [x, mean]),
+      band: points.map(([x, , low, high]) => [x, low, high]),
+    },
+  ];
 }
 
 /** "validation", "validation-2": groups beyond the first have a number. */

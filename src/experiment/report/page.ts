@@ -4,15 +4,7 @@
 import { formatCount } from "../../report/format.ts";
 import { renderPage, type Section } from "../../report/page.ts";
 import type { Sweep } from "../measures/measure.ts";
-import {
-  curveFigures,
-  curvesInWords,
-  differenceFigures,
-  LINES,
-  sweepFigures,
-  useFigures,
-  useInWords,
-} from "./figures.ts";
+import { curvesInWords, LINES, type ReportFigure, type ReportFigures, useInWords } from "./figures.ts";
 import type { ExperimentReport } from "./report.ts";
 import {
   costTable,
@@ -25,17 +17,17 @@ import {
   sweepTable,
 } from "./tables.ts";
 
-export function experimentPage(report: ExperimentReport): string {
+export function experimentPage(report: ExperimentReport, figures: ReportFigures): string {
   const { title, question, arms, about, finishedAt } = report;
   return renderPage({
     title,
     subtitle: question === "" ? `${arms.length} arms on ${about.corpus}` : question,
     generatedAt: finishedAt,
     sections: [
-      result(report),
-      ...report.sweeps.map((sweep) => sweepSection(report, sweep)),
-      curves(report),
-      neuronUse(report),
+      result(report, figures),
+      ...report.sweeps.map((sweep, index) => sweepSection(report, sweep, figures.sweeps[index])),
+      curves(report, figures),
+      neuronUse(report, figures),
       cost(report),
       howToRead(report),
       whatRan(report),
@@ -43,8 +35,7 @@ export function experimentPage(report: ExperimentReport): string {
   });
 }
 
-function result(report: ExperimentReport): Section {
-  const figures = differenceFigures(report);
+function result(report: ExperimentReport, { differences: figures }: ReportFigures): Section {
   const caption = "Dashed: no difference. Shaded: within the margin that counts as none.";
   const isCompared = figures.length > 0;
   return {
@@ -59,19 +50,18 @@ function result(report: ExperimentReport): Section {
   };
 }
 
-function curves(report: ExperimentReport): Section {
+function curves(report: ExperimentReport, { curves }: ReportFigures): Section {
   return {
     heading: "Loss curves",
     blocks: [
-      ...curveFigures(report).map((figures) => ({ kind: "figures", figures }) as const),
+      ...curves.map((figures) => ({ kind: "figures", figures }) as const),
       { kind: "prose", paragraphs: curvesInWords(report) },
     ],
   };
 }
 
 /** Lines over the settings, and of the differences from the reference; then all of it as a table. */
-function sweepSection(report: ExperimentReport, sweep: Sweep): Section {
-  const figures = sweepFigures(report, sweep);
+function sweepSection(report: ExperimentReport, sweep: Sweep, figures: ReportFigure[]): Section {
   const caption = `${sweep.note} Bands are 95 % intervals over seeds, of differences paired ones.`;
   return {
     heading: sweep.title,
@@ -85,8 +75,7 @@ function sweepSection(report: ExperimentReport, sweep: Sweep): Section {
   };
 }
 
-function neuronUse(report: ExperimentReport): Section {
-  const figures = useFigures(report);
+function neuronUse(report: ExperimentReport, { use: figures }: ReportFigures): Section {
   const caption = useInWords(report).join(" ");
   return {
     heading: "Neuron use",

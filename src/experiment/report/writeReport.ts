@@ -4,15 +4,7 @@ import { dirname, join } from "node:path";
 import { removeLeftovers, writeFileAtomic } from "../../checkpoint/atomic.ts";
 import { svgFile } from "../../report/svgFile.ts";
 import { renderCsv, renderMarkdown } from "../../report/table.ts";
-import {
-  curveFigures,
-  curvesInWords,
-  differenceFigures,
-  type Figure,
-  sweepFigures,
-  useFigures,
-  useInWords,
-} from "./figures.ts";
+import { curvesInWords, figuresOf, type ReportFigure, type ReportFigures, useInWords } from "./figures.ts";
 import { experimentPage, factsOf, verdictRule } from "./page.ts";
 import type { ExperimentReport } from "./report.ts";
 import {
@@ -27,16 +19,13 @@ import {
 
 /** Also deletes files that a kill left half written there. @throws RunError if the disk is full. */
 export async function writeReport(report: ExperimentReport, folder: string): Promise<void> {
-  const plots = [
-    ...differenceFigures(report),
-    ...curveFigures(report).flat(),
-    ...report.sweeps.flatMap((sweep) => sweepFigures(report, sweep)),
-    ...useFigures(report),
-  ];
+  const figures = figuresOf(report);
+  const { differences, sweeps, curves, use } = figures;
+  const plots = [differences, ...sweeps, ...curves, use].flat();
   const files = {
     ...Object.fromEntries(plots.map((figure) => [plotPath(figure), svgFile(figure.svg)])),
-    "index.html": experimentPage(report),
-    "report.md": experimentMarkdown(report),
+    "index.html": experimentPage(report, figures),
+    "report.md": experimentMarkdown(report, figures),
     "report.json": `${numbersOnOneLine(JSON.stringify(report, null, 2))}\n`,
     "differences.csv": renderCsv(differenceTable(report, true)),
     "runs.csv": renderCsv(runsTable(report)),
@@ -58,12 +47,12 @@ function numbersOnOneLine(json: string): string {
 }
 
 /** Below the report's folder. */
-function plotPath({ name }: Figure): string {
+function plotPath({ name }: ReportFigure): string {
   return `plots/${name}.svg`;
 }
 
 /** Images side by side, and what they show. */
-function illustrated(figures: readonly Figure[], words: readonly string[] = []): string[] {
+function illustrated(figures: readonly ReportFigure[], words: readonly string[] = []): string[] {
   if (figures.length === 0) return [];
   const images = figures.map((figure) => {
     const words = figure.title.replace(/[[\]\\]/g, "\\$&");
@@ -72,22 +61,22 @@ function illustrated(figures: readonly Figure[], words: readonly string[] = []):
   return [images.join("\n"), ...words];
 }
 
-export function experimentMarkdown(report: ExperimentReport): string {
+function experimentMarkdown(report: ExperimentReport, figures: ReportFigures): string {
   const { sweeps, pairs } = report;
   const parts = [
     `# ${report.title}`,
     report.question,
     ...reportInWords(report),
-    ...illustrated(differenceFigures(report)),
+    ...illustrated(figures.differences),
     ...[resultTable(report), differenceTable(report), ...(pairs.length > 0 ? [pairTable(report)] : [])].map(
       renderMarkdown,
     ),
-    ...sweeps.flatMap((sweep) => [
-      ...illustrated(sweepFigures(report, sweep)),
+    ...sweeps.flatMap((sweep, index) => [
+      ...illustrated(figures.sweeps[index]),
       renderMarkdown(sweepTable(report, sweep)),
     ]),
-    ...illustrated(curveFigures(report).flat(), curvesInWords(report)),
-    ...illustrated(useFigures(report), useInWords(report)),
+    ...illustrated(figures.curves.flat(), curvesInWords(report)),
+    ...illustrated(figures.use, useInWords(report)),
     renderMarkdown(costTable(report)),
     verdictRule(report),
     "## What was run",
