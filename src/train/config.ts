@@ -107,7 +107,7 @@ export const settings = {
     "most tokens of a validation during training; the last one uses the whole part",
   ),
   checkpointEvery: integer(500, 1, "steps between checkpoints"),
-  keepCheckpoints: integer(2, 1, "newest checkpoints to keep, besides the best"),
+  keepCheckpoints: integer(2, 1, "newest checkpoints on schedule to keep, besides the best"),
 } as const;
 
 type Settings = { [K in keyof typeof settings]: (typeof settings)[K] extends Setting<infer T> ? T : never };
