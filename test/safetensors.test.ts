@@ -425,7 +425,10 @@ describe("random damage: a correct read or a RunError", () => {
     );
     fc.assert(property, {
       numRuns: 4000,
-      examples: [[[{ at: 0, remove: 0, insert: new Uint8Array(0) }], false]],
+      examples: [
+        [[{ at: 0, remove: 0, insert: new Uint8Array(0) }], false],
+        [[{ at: 198, remove: 2, insert: Buffer.from("-") }], true], // a size of -0
+      ],
     });
     assert.ok(accepted > 10 && accepted < 2000, `${accepted} of 4000 accepted`); // both outcomes were tried
   });

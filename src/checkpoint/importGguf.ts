@@ -95,12 +95,14 @@ export async function importGguf(
       );
     }
     const { json, problem } = tokenizerOfGguf(file, config.vocab_size);
+    // Read before anything is written: a file that is refused leaves no folder.
+    const companions = companionsOf(file);
     mkdirSync(target, { recursive: true });
     await writeSafetensors(join(target, SINGLE_FILE), sources, { format: "pt" });
     if (json) await writeFileAtomic(join(target, "tokenizer.json"), JSON.stringify(json));
     else
       announce?.(`no tokenizer.json was written: ${problem}; copy that of the original model to ${target}`);
-    await writeCompanions(file, target);
+    for (const [name, text] of Object.entries(companions)) await writeFileAtomic(join(target, name), text);
     const main = sources.reduce((a, b) => (sizeOf(b.shape) > sizeOf(a.shape) ? b : a)).dtype;
     const torch = { F32: "float32", F16: "float16", BF16: "bfloat16" }[main as "F32"];
     await writeFileAtomic(join(target, "config.json"), configText({ ...stored, torch_dtype: torch }));
@@ -138,15 +140,17 @@ function typed(found: GgufValues, wanted: StoredDType): Float32Array | Uint16Arr
 }
 
 /**
- * The texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that tokenizer.json is to
+ * By file name, the texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that tokenizer.json is to
  * be taken as it is.
  */
-async function writeCompanions(file: GgufFile, target: string): Promise<void> {
+function companionsOf(file: GgufFile): Record<string, string> {
   const template = file.text("tokenizer.chat_template");
   const tokens = file.texts("tokenizer.ggml.tokens") ?? [];
   const textOf = (key: string) => tokens[file.number(`tokenizer.ggml.${key}_token_id`) ?? -1];
   const special = { bos_token: textOf("bos"), eos_token: textOf("eos") };
   const content = JSON.stringify({ tokenizer_class: "PreTrainedTokenizerFast", ...special }, null, 2);
-  await writeFileAtomic(join(target, "tokenizer_config.json"), `${content}\n`);
-  if (template !== undefined) await writeFileAtomic(join(target, "chat_template.jinja"), template);
+  return {
+    "tokenizer_config.json": `${content}\n`,
+    ...(template !== undefined && { "chat_template.jinja": template }),
+  };
 }

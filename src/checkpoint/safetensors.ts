@@ -288,8 +288,12 @@ function isStoredDType(value: unknown): value is StoredDType {
   return typeof value === "string" && Object.hasOwn(BYTES_PER_ITEM, value);
 }
 
+/** JSON has -0, which is no size: other readers refuse it, and it would not equal the product of a shape. */
 function isSizes(value: unknown): value is readonly number[] {
-  return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+  return (
+    Array.isArray(value) &&
+    value.every((size) => Number.isSafeInteger(size) && size >= 0 && !Object.is(size, -0))
+  );
 }
 
 function readExactly(
