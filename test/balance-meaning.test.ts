@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { activations } from "../src/kernels/activation.ts";
 import { neuronBalance, neuronBalanceGrad } from "../src/kernels/balance.ts";
 import { neuronTopK, neuronTopKGrad } from "../src/kernels/neuronTopK.ts";
+import { holds } from "./support/holds.ts";
 
 interface Scoring {
   readonly normalise: 0 | 1;
@@ -77,7 +78,7 @@ test("not normalised, the loss is small where gates are, whatever the use", () =
   assert.deepEqual(shrunk.usage, usage);
   near(shrunk.loss, loss / 100);
   near(balanceOf(small, 2, l1).loss, balanceOf(collapsed, 2, l1).loss);
-  assert.ok(shrunk.loss < balanceOf(even, 2, none).loss);
+  holds(shrunk.loss < balanceOf(even, 2, none).loss);
 });
 
 test("normalised over all neurons, equal use gives 1 and no gradient, whatever the gates", () => {
@@ -89,7 +90,7 @@ test("normalised over all neurons, equal use gives 1 and no gradient, whatever t
 
 test("not normalised, equal use still has a gradient: it makes every gate smaller", () => {
   const { gradient } = balanceOf(even, 2, none);
-  for (const one of gradient) assert.ok(one > 0);
+  for (const one of gradient) holds(one > 0);
 });
 
 test("neurons that no row keeps come back with the normalised loss only", () => {
@@ -109,8 +110,8 @@ test("neurons that no row keeps come back with the normalised loss only", () => 
 test("masked and normalised, equal use is no rest: kept gates shrink, the others grow", () => {
   const { usage, gradient } = balanceOf(even, 2, { normalise: 1, masked: 1 });
   assert.deepEqual(usage, [1, 1, 1, 1]);
-  for (const i of [0, 1, 6, 7]) assert.ok(gradient[i] > 0);
-  for (const i of [2, 3, 4, 5]) assert.ok(gradient[i] < 0);
+  for (const i of [0, 1, 6, 7]) holds(gradient[i] > 0);
+  for (const i of [2, 3, 4, 5]) holds(gradient[i] < 0);
 });
 
 test("1 is not the minimum: unequal use can have less", () => {

@@ -27,6 +27,7 @@ import { sizedConfig } from "../src/model/presets.ts";
 import { decodeBytes, forwardFlops, trainingFlops } from "../src/model/work.ts";
 import { rooflinePlot } from "../src/report/roofline.ts";
 import { svgFile } from "../src/report/svgFile.ts";
+import { holds } from "./support/holds.ts";
 
 describe("work by formula", () => {
   // D 8, 2 heads and 1 key/value head of 4, E 4, A 2, F 6, K 3, V 10, 3 layers.
@@ -56,9 +57,7 @@ describe("work by formula", () => {
     });
     assert.equal(trainingFlops(config, 5), 3 * 3520);
     // A window of 2 over 5 tokens: 1, 2, 2, 2, 2.
-    assert.ok(
-      Math.abs(forwardFlops({ ...config, sliding_window: 2 }, 5).attention - 3 * 4 * 8 * (9 / 5)) < 1e-9,
-    );
+    holds(Math.abs(forwardFlops({ ...config, sliding_window: 2 }, 5).attention - 3 * 4 * 8 * (9 / 5)) < 1e-9);
   });
 
   test("dense layers and shared experts have all their neurons", () => {
@@ -137,7 +136,7 @@ test("sizes and K as users say them", () => {
     parseSizes(["all"]).map(({ width }) => width),
     [...seriesWidths],
   );
-  assert.ok(seriesWidths.length >= 6);
+  holds(seriesWidths.length >= 6);
   assert.throws(() => parseSizes(["smal"]), /did you mean "small"/);
   assert.throws(() => parseSizes(["100"]), UsageError);
   assert.equal(countOfNeurons(0.25, 256), 64);
@@ -201,7 +200,7 @@ describe("roofline", () => {
 describe("peers", () => {
   test("that are missing are told of in one line, with what to install", () => {
     const missing = nodePeer("some engine", "no-such-package", "onnx_expert.mjs", {});
-    assert.ok("reason" in missing);
+    holds("reason" in missing);
     assert.match(missing.reason, /npm install no-such-package .* MONE_PEERS/);
   });
 
@@ -299,7 +298,7 @@ process.stdin.on("data", (line) =>
     const bytes = Buffer.from(swigluOnnx({ width: 300, neurons: 8, tokens: 2 }));
     for (const word of ["MatMul", "Sigmoid", "Mul", "swiglu"]) assert.ok(bytes.includes(word), word);
     assert.deepEqual([...bytes.subarray(0, 2)], [8, 8]); // field 1, IR version 8
-    assert.ok(bytes.includes(Buffer.from([8, 172, 2]))); // a dimension of 300
+    holds(bytes.includes(Buffer.from([8, 172, 2]))); // a dimension of 300
   });
 });
 
@@ -323,11 +322,11 @@ describe("smoke tests", () => {
       assert.equal(result.bench, name);
       assert.equal(result.quick, true);
       assert.equal(result.threads, 2);
-      assert.ok(result.machine.cores > 0 && result.machine.memoryBytes > 0);
+      holds(result.machine.cores > 0 && result.machine.memoryBytes > 0);
       assert.match(result.date, /^\d{4}-/);
-      assert.ok(result.limits && result.limits.readGigabytes.all > 0 && result.limits.gigaflops.bf16.one > 0);
+      holds(result.limits && result.limits.readGigabytes.all > 0 && result.limits.gigaflops.bf16.one > 0);
       const { figures, wideFigures = [], tables } = presentBench(result);
-      assert.ok(tables.length > 0 && tables[0].rows.length > 0);
+      holds(tables.length > 0 && tables[0].rows.length > 0);
       for (const { svg } of [...figures, ...wideFigures]) assertSound(svg);
       const page = await saveBench(folder, result);
       assert.match(readFileSync(page, "utf8"), /its figures mean nothing/);
@@ -366,13 +365,13 @@ describe("smoke tests", () => {
     );
     assert.equal(page.match(/<section /g)?.length, 6);
     assert.doesNotMatch(page, /NaN|undefined|src=|https?:/);
-    assert.ok(page.includes("mone bench &lt;test&gt;"));
-    assert.ok(readdirSync(folder).includes("kernels-roofline.svg"));
+    holds(page.includes("mone bench &lt;test&gt;"));
+    holds(readdirSync(folder).includes("kernels-roofline.svg"));
   });
 
   test("the profile of a step accounts for it", () => {
     const train = results.find((result) => result.bench === "train");
-    assert.ok(train?.bench === "train");
+    holds(train?.bench === "train");
     const [first] = train.cases;
     assert.deepEqual(
       first.profiles.map(({ arm }) => arm),

@@ -17,6 +17,7 @@ import { modelKeys, resolveModelConfig } from "../src/model/config.ts";
 import { Transformer } from "../src/model/transformer.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { settingNames } from "../src/train/config.ts";
+import { holds } from "./support/holds.ts";
 
 /** A stream that remembers, and a clock that is set by hand. */
 function fakeTerminal(isTTY: boolean, columns = 60) {
@@ -145,8 +146,8 @@ test("kernels are timed on their large samples", async () => {
     seen,
   );
   const add = timings.find(({ kernel }) => kernel === "add")!;
-  assert.ok(add.microseconds > 0 && add.gigabytesPerSecond > 0);
-  assert.ok(Math.abs(add.bytes / add.microseconds / 1000 / add.gigabytesPerSecond - 1) < 1e-9);
+  holds(add.microseconds > 0 && add.gigabytesPerSecond > 0);
+  holds(Math.abs(add.bytes / add.microseconds / 1000 / add.gigabytesPerSecond - 1) < 1e-9);
   assert.equal(backend.bytesInUse, 0);
 });
 

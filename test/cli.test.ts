@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { RunFolder } from "../src/train/runFolder.ts";
+import { holds } from "./support/holds.ts";
 
 const projectFile = (path: string) => fileURLToPath(new URL(`../${path}`, import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "mone-cli-"));
@@ -192,7 +193,7 @@ describe("wrong usage is one sentence and status 2", { concurrency: 2 }, () => {
     );
   });
 
-  it("leaves no run folder behind", () => assert.ok(!existsSync(at("never"))));
+  it("leaves no run folder behind", () => holds(!existsSync(at("never"))));
 });
 
 describe("a trained model", { concurrency: 2 }, () => {
@@ -208,7 +209,7 @@ describe("a trained model", { concurrency: 2 }, () => {
     assert.match(trained.stderr, /^step 1\/60, loss \d\.\d+, .* tok\/s, ETA .*$/m);
     assert.match(trained.stderr, /^step 60\/60, loss .*, took .*$/m);
     assert.match(trained.stderr, /^step 60: validation loss \d\.\d{4}$/m);
-    assert.ok(!trained.stderr.includes("\x1b") && !trained.stderr.includes("\r"));
+    holds(!trained.stderr.includes("\x1b") && !trained.stderr.includes("\r"));
   });
 
   it("writes what a seed decides, from an argument or from stdin", async () => {
@@ -219,7 +220,7 @@ describe("a trained model", { concurrency: 2 }, () => {
       mone(["generate", "run", "-", "--json", "--neurons", "0.25", ...args], "the cat"),
     ]);
     assert.equal(argument.code, 0, argument.stderr);
-    assert.ok(argument.stdout.length > 1);
+    holds(argument.stdout.length > 1);
     assert.match(
       argument.stderr,
       /12 tokens in .* tok\/s after a prompt of 7 tokens in .*; ended at --max-tokens; --seed 3/,
@@ -285,7 +286,7 @@ describe("a trained model", { concurrency: 2 }, () => {
     const file = JSON.parse(readFileSync(at("eval.json"), "utf8"));
     assert.deepEqual(file["n-samples"].arc_easy, { original: 3, effective: 2 });
     assert.equal(readFileSync(at("eval.samples_arc_easy.jsonl"), "utf8").trim().split("\n").length, 2);
-    assert.ok(!existsSync(at("eval.json.requests")));
+    holds(!existsSync(at("eval.json.requests")));
     await assertFails(["eval", "run", "--tasks", "arc_easi"], 2, /no task arc_easi; did you mean arc_easy\?/);
     await assertFails(["eval", "run"], 2, /--data, or tasks with --tasks/);
     const parts = ["one", "two"].map((UID) => ({ UID, sentence_good: "a cat", sentence_bad: "cat a" }));
@@ -299,7 +300,7 @@ describe("a trained model", { concurrency: 2 }, () => {
     await assertFails([...logged, "--log-samples"], 2, /questions of tasks: name some/);
     const made = await mone(logged);
     assert.equal(made.code, 0, made.stderr);
-    assert.ok(existsSync(at("new/eval.json")));
+    holds(existsSync(at("new/eval.json")));
     await assertFails(["eval", "run", "--tasks", "piqa"], 2, /no file for the task piqa/);
     await assertFails(["eval", "run", "--data", "text.txt", "--resume"], 2, /--resume needs --out/);
   });
@@ -397,7 +398,7 @@ describe("a trained model", { concurrency: 2 }, () => {
       stopped.stderr.match(/^Stopped at step (\d+). To go on: mone train --resume --out stopped$/m)?.[1],
     );
     assert.ok(step >= 1 && step < 60, stopped.stderr);
-    assert.ok(existsSync(at(`stopped/checkpoints/step-${step}`)));
+    holds(existsSync(at(`stopped/checkpoints/step-${step}`)));
     const resumed = await mone(["train", "--resume", "--out", "stopped", "--json"]);
     assert.equal(resumed.code, 0, resumed.stderr);
     assert.deepEqual(JSON.parse(resumed.stdout).validation, JSON.parse(trained.stdout).validation);
@@ -427,7 +428,7 @@ describe("other commands", { concurrency: 2 }, () => {
       "the cat\n",
     );
     const ids = JSON.parse(stdout).ids.map(String);
-    assert.ok(ids.length < 8);
+    holds(ids.length < 8);
     const decoded = await mone(["tokenizer", "decode", "--tokenizer", "new/tok.json", "--json", ...ids]);
     assert.deepEqual(JSON.parse(decoded.stdout), { text: "the cat\n" });
   });
@@ -544,7 +545,7 @@ describe("a random checkpoint", () => {
     await assertFails(["init", "nowhere", "--set", "vocab_size=100"], 2, /vocab_size must be at least 256/);
     await assertFails(["init", "nowhere", "--preset", "moe-tini"], 2, /did you mean "moe-tiny"/);
     await assertFails(["init", "nowhere", "--set", "num_expert=3"], 2, /did you mean "num_experts"/);
-    assert.ok(!existsSync(at("nowhere")));
+    holds(!existsSync(at("nowhere")));
   });
 });
 

@@ -31,6 +31,7 @@ import { expertWidth } from "../src/model/config.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import { pruneCheckpoint, writePruned } from "../src/study/prune.ts";
 import { bestBackend, maxDifference } from "./support/backends.ts";
+import { holds } from "./support/holds.ts";
 import { readGguf } from "./support/readGguf.ts";
 import { writeToyText } from "./support/tinyRun.ts";
 
@@ -63,7 +64,7 @@ for (const family of MOE) {
   test(`${family}: experts fused and taken apart again`, async () => {
     const [fused, apart] = [`${family}-fused`, `${family}-apart`].map((name) => join(folder, name));
     await convertCheckpoint(fixture(family), fused, { experts: "fused" });
-    assert.ok([...tensorsOf(fused).keys()].some((name) => name.endsWith(".mlp.experts.gate_up_proj")));
+    holds([...tensorsOf(fused).keys()].some((name) => name.endsWith(".mlp.experts.gate_up_proj")));
     assert.deepEqual(await logitsOf(fused), await logitsOf(fixture(family)));
     await convertCheckpoint(fused, apart, { experts: "apart" });
     assert.deepEqual(new Map([...tensorsOf(apart)].sort()), new Map([...tensorsOf(fixture(family))].sort()));
@@ -74,7 +75,7 @@ test("another type: values are rounded, and back again they stay", async () => {
   const [halves, back] = ["halves", "back"].map((name) => join(folder, name));
   await convertCheckpoint(fixture("olmoe"), halves, { dtype: "bf16" });
   await convertCheckpoint(halves, back, { dtype: "f32", experts: "fused" });
-  assert.ok([...tensorsOf(halves).values()].every(({ dtype }) => dtype === "BF16"));
+  holds([...tensorsOf(halves).values()].every(({ dtype }) => dtype === "BF16"));
   assert.deepEqual(await logitsOf(back), await logitsOf(halves));
   const difference = maxDifference(await logitsOf(halves), await logitsOf(fixture("olmoe")));
   assert.ok(difference > 0 && difference < 1, String(difference));
@@ -96,7 +97,7 @@ test("fewer neurons: in the configuration, for this project and for transformers
   // All of them again: nothing of ours is left.
   const all = join(folder, "all-neurons");
   await convertCheckpoint(sparse, all, { neurons: "all" });
-  assert.ok(!existsSync(join(all, PYTHON_FILE)));
+  holds(!existsSync(join(all, PYTHON_FILE)));
   const config = JSON.parse(readFileSync(join(all, "config.json"), "utf8"));
   assert.deepEqual([config.auto_map, config.num_neurons_per_tok], [undefined, undefined]);
 });
@@ -250,7 +251,7 @@ for (const family of [...MOE.filter((name) => name !== "deepseek_v2"), "qwen3"])
     copyFileSync(join(fixture(family), "config.json"), join(zeroed, "config.json"));
     await writeSafetensors(join(zeroed, "model.safetensors"), sources);
     const expected = await logitsOf(zeroed);
-    assert.ok(maxDifference(await logitsOf(pruned), expected) < 1e-4);
+    holds(maxDifference(await logitsOf(pruned), expected) < 1e-4);
     if (config.num_experts === 0) return;
     await convertCheckpoint(fixture(family), fused, { experts: "fused" });
     const both = join(folder, `${family}-both`);
@@ -270,10 +271,10 @@ test("pruned widths are multiples of 8, and K comes along with its Python file",
   assert.deepEqual([before, width], [32, 16]);
   const config = JSON.parse(readFileSync(join(pruned, "config.json"), "utf8"));
   assert.deepEqual([config.moe_intermediate_size, config.num_neurons_per_tok], [16, 5]);
-  assert.ok(config.auto_map && existsSync(join(pruned, PYTHON_FILE)));
+  holds(config.auto_map && existsSync(join(pruned, PYTHON_FILE)));
   const narrow = join(folder, "narrow");
   assert.equal((await pruneCheckpoint(whole, narrow, { ...options, share: 0.01 })).width, 24);
-  assert.ok(!existsSync(join(narrow, PYTHON_FILE)));
+  holds(!existsSync(join(narrow, PYTHON_FILE)));
   const few = await pruneCheckpoint(whole, join(folder, "few"), { ...options, share: 0.9 });
   assert.equal(few.width, 3);
   await assert.rejects(pruneCheckpoint(whole, join(folder, "none"), { ...options, share: 1 }), UsageError);
@@ -286,7 +287,7 @@ for (const preset of Object.keys(familyPresets).filter((name) => name.endsWith("
     await writeRandomCheckpoint(path, configOfStored(stored, preset), { dtype: "bf16", seed: 1, stored });
     assert.equal(readModelConfig(path).rope_theta, 5000);
     const logits = await logitsOf(path);
-    assert.ok(logits.every(Number.isFinite) && new Set(logits).size > 100);
+    holds(logits.every(Number.isFinite) && new Set(logits).size > 100);
   });
 }
 

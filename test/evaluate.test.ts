@@ -26,6 +26,7 @@ import { Tape } from "../src/tensor/tape.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { bestBackend } from "./support/backends.ts";
 import { openModel, readInt32 } from "./support/golden.ts";
+import { holds } from "./support/holds.ts";
 
 const fixture = (path: string) => new URL(`fixtures/${path}`, import.meta.url).pathname;
 const folder = mkdtempSync(join(tmpdir(), "mone-evaluate-"));
@@ -192,7 +193,7 @@ describe("log-likelihoods", () => {
       const piece = { context: before, continuation: continuation.slice(begin, begin + 5) };
       expected += (await straightforward(piece, 10)).logLikelihood;
     }
-    assert.ok(Math.abs(answers[0][1].logLikelihood - expected) <= LIMIT);
+    holds(Math.abs(answers[0][1].logLikelihood - expected) <= LIMIT);
   });
 
   test("the greedy continuation is greedy", async () => {
@@ -261,7 +262,7 @@ describe("evaluations", () => {
       for (const { item, answers } of samples) {
         for (const [n, { context, continuation }] of item.requests.entries()) {
           const { logLikelihood, greedy } = await straightforward(pair(context, continuation));
-          assert.ok(Math.abs(answers[n].logLikelihood - logLikelihood) <= LIMIT);
+          holds(Math.abs(answers[n].logLikelihood - logLikelihood) <= LIMIT);
           assert.equal(answers[n].greedy, greedy);
         }
       }
@@ -272,7 +273,7 @@ describe("evaluations", () => {
     );
     assert.equal(arc.metrics.acc?.value, right.length / 3);
     const sums = lambada.samples.map(({ answers }) => answers[0].logLikelihood);
-    assert.ok(
+    holds(
       Math.abs((lambada.metrics.perplexity?.value as number) - Math.exp(-(sums[0] + sums[1]) / 2)) < 1e-6,
     );
 
@@ -282,19 +283,19 @@ describe("evaluations", () => {
     assert.deepEqual(encodePair(model.tokenizer, "", " Who sat?", started.startIds), begins);
     const [{ continuation: sentence }] = samples[0].item.requests;
     const wanted = await straightforward(encodePair(model.tokenizer, "", sentence, started.startIds));
-    assert.ok(Math.abs(samples[0].answers[0].logLikelihood - wanted.logLikelihood) <= LIMIT);
+    holds(Math.abs(samples[0].answers[0].logLikelihood - wanted.logLikelihood) <= LIMIT);
 
     const endless = {
       name: "one word",
       settings: {},
       perplexity: await perplexity(model, oneDocument("x".repeat(600))),
     };
-    assert.ok(endless.perplexity.wordPerplexity > Number.MAX_VALUE);
+    holds(endless.perplexity.wordPerplexity > Number.MAX_VALUE);
     const { results: read } = JSON.parse(
       JSON.stringify(harnessResults({ perplexities: [endless], config: {} })),
     );
     assert.equal(read["one word"]["word_perplexity,none"], "Infinity");
-    assert.ok(read["one word"]["bits_per_byte,none"] > 0);
+    holds(read["one word"]["bits_per_byte,none"] > 0);
 
     const file = harnessResults({ tasks: results, config: { model: "mone" } });
     assert.deepEqual(Object.keys(file.results), [
@@ -308,11 +309,11 @@ describe("evaluations", () => {
     assert.deepEqual(file.group_subtasks, { arc_easy: [], blimp: names.slice(1, 3), lambada_openai: [] });
     const blimp = (file.groups as typeof file.results).blimp;
     const errors = names.slice(1, 3).map((name) => file.results[name]["acc_stderr,none"] as number);
-    assert.ok(Math.abs((blimp["acc_stderr,none"] as number) - Math.hypot(...errors) / 2) < 1e-12);
+    holds(Math.abs((blimp["acc_stderr,none"] as number) - Math.hypot(...errors) / 2) < 1e-12);
     const parts = names.slice(1, 3).map((name) => file.results[name]["acc,none"] as number);
     assert.equal(blimp["acc,none"], (parts[0] + parts[1]) / 2);
     assert.equal(file.results.arc_easy["acc,none"], right.length / 3);
-    assert.ok("acc_norm_stderr,none" in file.results.arc_easy);
+    holds("acc_norm_stderr,none" in file.results.arc_easy);
     assert.deepEqual(file["n-samples"].arc_easy, { original: 3, effective: 3 });
     assert.deepEqual(file.higher_is_better.lambada_openai, { perplexity: false, acc: true });
     const [sample] = sampleLines(arc)
@@ -392,7 +393,7 @@ describe("evaluations", () => {
     const read = new RequestLog(path, "same", true);
     assert.equal(read.get(request)?.logLikelihood, Number.NEGATIVE_INFINITY, "JSON has no such number");
     read.remove();
-    assert.ok(!existsSync(path) && !existsSync(`${path}.lock`));
+    holds(!existsSync(path) && !existsSync(`${path}.lock`));
   });
 
   test("perplexity is by document, each token once", async () => {
@@ -416,8 +417,8 @@ describe("evaluations", () => {
       );
       const { bytes, words, tokens, documents: count } = found;
       assert.deepEqual([bytes, words, tokens, count], [300 + 6 + 5, 46 + 1 + 1, 311, 3]);
-      assert.ok(Math.abs(found.bitsPerByte - -sum / 311 / Math.LN2) < 1e-5);
-      assert.ok(Math.abs(Math.log(found.wordPerplexity) - -sum / 48) < 1e-4);
+      holds(Math.abs(found.bitsPerByte - -sum / 311 / Math.LN2) < 1e-5);
+      holds(Math.abs(Math.log(found.wordPerplexity) - -sum / 48) < 1e-4);
     }
     const first = await perplexity(model, documents(), { limit: 1 });
     assert.equal(first.bytes, 300);

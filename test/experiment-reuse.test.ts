@@ -20,6 +20,7 @@ import { reportInWords } from "../src/experiment/report/tables.ts";
 import { readReport } from "../src/experiment/reuse.ts";
 import { type ExperimentOptions, experiment } from "../src/experiment/run.ts";
 import { experimentStatus } from "../src/experiment/status.ts";
+import { holds } from "./support/holds.ts";
 import { timeless } from "./support/timeless.ts";
 import { tinyExperiment } from "./support/tinyExperiment.ts";
 import { writeToyText } from "./support/tinyRun.ts";
@@ -54,7 +55,7 @@ async function run(root: string, options: ExperimentOptions = {}, spec: object =
     announce: (line) => announced.push(line),
     onRun({ arm, seed, reused, from }) {
       if (from === undefined) return;
-      assert.ok(reused);
+      holds(reused);
       taken.push(`${arm} ${seed}`);
     },
     onStep: () => steps++,
@@ -114,9 +115,9 @@ test("the curves of a report are those of its records", () => {
   for (const [i, [, mean, low, high]] of moe.curves.validation.entries()) {
     const both = [first[i][1], second[i][1]];
     assert.deepEqual([low, high], [Math.min(...both), Math.max(...both)]);
-    assert.ok(Math.abs(mean - (both[0] + both[1]) / 2) < 1e-12);
+    holds(Math.abs(mean - (both[0] + both[1]) / 2) < 1e-12);
   }
-  assert.ok(Math.abs(first[3][1] / moe.runs[0].values.loss - 1) < 0.1);
+  holds(Math.abs(first[3][1] / moe.runs[0].values.loss - 1) < 0.1);
   assert.match(readFileSync(whole.json, "utf8"), /\n {12}\[4, \d\.\d+\],\n/, "a point is a line of the file");
 });
 
@@ -216,7 +217,7 @@ test("what is no report is said in one sentence, and begins nothing", async () =
   for (const [content, expected] of cases) {
     writeFileSync(at("bad.json"), content);
     const isUsage = (error: unknown) => {
-      assert.ok(error instanceof UsageError);
+      holds(error instanceof UsageError);
       assert.match(error.message, expected);
       assert.doesNotMatch(error.message, /\n/);
       return true;
@@ -225,7 +226,7 @@ test("what is no report is said in one sentence, and begins nothing", async () =
   }
   await assert.rejects(run("bad", { reuse: [at("gone.json")] }), /There is no file .*gone\.json/);
   await assert.rejects(run("bad", { reuse: [folder] }), /is not the report of an experiment/);
-  assert.ok(!existsSync(at("bad")));
+  holds(!existsSync(at("bad")));
 });
 
 test("the reports of docs/results can be reused", () => {
@@ -235,7 +236,7 @@ test("the reports of docs/results can be reused", () => {
     const report = parsed(path);
     const taken = readReport(path);
     assert.equal(taken.length, report.finished, name);
-    assert.ok(taken.every(({ record }) => record.backend !== undefined && record.values.loss > 0));
+    holds(taken.every(({ record }) => record.backend !== undefined && record.values.loss > 0));
   }
 });
 

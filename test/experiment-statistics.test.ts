@@ -15,6 +15,7 @@ import {
 } from "../src/experiment/statistics/paired.ts";
 import { leastAlike, spreadOf } from "../src/experiment/statistics/spread.ts";
 import { RandomStream } from "../src/random.ts";
+import { holds } from "./support/holds.ts";
 
 const near = (actual: number, expected: number, tolerance: number) =>
   assert.ok(Math.abs(actual - expected) <= tolerance, `${actual} is not ${expected} +- ${tolerance}`);
@@ -171,7 +172,7 @@ test("the spread of several arms is the residual mean square of a textbook's ran
   assert.equal(spread.degrees, 12);
   assert.equal(spread.arms, 4);
   near(spread.deviation ** 2, 226 / 12, 1e-9);
-  assert.ok(spread.pAlike > 0.1 && spread.pAlike <= 1);
+  holds(spread.pAlike > 0.1 && spread.pAlike <= 1);
   const { mean, halfWidth, p, alone } = pairedDifference(yields[2], yields[0], { ...options, spread });
   near(mean, 5, 1e-12);
   near(halfWidth!, 2.178813 * Math.sqrt((2 * 226) / 12 / 5), 1e-5);
@@ -276,7 +277,7 @@ test("families of arms that follow the seeds each in their own way are no arms t
   const arms = Array.from({ length: 8 }, (_, arm) =>
     follows.map((seed, s) => 4 + (arm < 4 ? 1 : -1) * seed + 0.05 * noise[arm * 4 + s]),
   );
-  assert.ok(spreadOf(bySeed(arms))!.pAlike < leastAlike);
+  holds(spreadOf(bySeed(arms))!.pAlike < leastAlike);
 });
 
 test("a difference that is seen, and smaller than what counts as none, says both", () => {

@@ -20,6 +20,7 @@ import { experimentStatus, overheadStatus } from "../src/experiment/status.ts";
 import { countParameters } from "../src/model/parameters.ts";
 import type { LayerChoice } from "../src/study/choices.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
+import { holds } from "./support/holds.ts";
 import { timeless } from "./support/timeless.ts";
 import { writeToyText } from "./support/tinyRun.ts";
 
@@ -166,7 +167,7 @@ test("how much can be pruned is found between the measured shares", () => {
     [25, 2.03],
     [200, 5], // above its own K: does not count
   ] as const;
-  assert.ok(Math.abs(prunableShare(losses, 100)! - (1 - 37.5 / 100)) < 1e-12);
+  holds(Math.abs(prunableShare(losses, 100)! - (1 - 37.5 / 100)) < 1e-12);
   assert.equal(prunableShare(losses.slice(0, 2), 100), undefined);
 });
 
@@ -283,10 +284,10 @@ test("after: with all its neurons a model has the loss of its run, and fewer or 
     ["prune", "prune-random"],
   );
   const tested = prunedShares.map((share) => mone.differences[`prune_${share * 100}`]);
-  assert.ok(tested.every(({ count }) => count === 2));
+  holds(tested.every(({ count }) => count === 2));
   // Corrected over all settings of the sweep: the smallest of eight p values times eight.
   const least = Math.min(...tested.map(({ p }) => p!));
-  assert.ok(Math.abs(Math.min(...tested.map(({ holm }) => holm!)) - Math.min(1, 8 * least)) < 1e-12);
+  holds(Math.abs(Math.min(...tested.map(({ holm }) => holm!)) - Math.min(1, 8 * least)) < 1e-12);
   const page = readFileSync(join(at, "report", "index.html"), "utf8");
   assert.match(page, /Pruned after training, by the gate value/);
   assert.doesNotMatch(page, /NaN|undefined/);
@@ -315,8 +316,8 @@ test("overhead: smoke size, resumed from what is measured, with its report", asy
   );
   for (const { ratios, difference } of report.rows) {
     assert.equal(ratios.length, 2);
-    assert.ok(ratios.every((ratio) => ratio > 0));
-    assert.ok(Math.abs(difference.mean - ((ratios[0] + ratios[1]) / 2 - 1)) < 1e-12);
+    holds(ratios.every((ratio) => ratio > 0));
+    holds(Math.abs(difference.mean - ((ratios[0] + ratios[1]) / 2 - 1)) < 1e-12);
   }
   const page = readFileSync(join(at, "report", "index.html"), "utf8");
   assert.match(page, /its figures mean nothing/);
@@ -365,7 +366,7 @@ test("every shipped experiment runs in its smoke size, sharing runs, and reports
   const planned = shippedExperiments.reduce((sum, { arms }) => sum + arms.length * 2, 0);
   assert.ok(readdirSync(join(root, "runs")).length < planned, "the plain MoE is shared");
   assert.equal(experimentStatus(root).length, shippedExperiments.length);
-  assert.ok(experimentStatus(root).every(({ runs }) => runs.every(({ state }) => state === "finished")));
+  holds(experimentStatus(root).every(({ runs }) => runs.every(({ state }) => state === "finished")));
 });
 
 /** The plots of report.md exist, are all there are, show so many arms, and no two lines of one plot look alike. */
@@ -373,7 +374,7 @@ function checkPlots(at: string, arms: number): void {
   const images = readFileSync(join(at, "report.md"), "utf8").matchAll(/!\[[^\]]+\]\((plots\/([^)]+))\)/g);
   const drawn = [...images].map(([, path, name]) => ({ name, svg: readFileSync(join(at, path), "utf8") }));
   assert.deepEqual(drawn.map(({ name }) => name).sort(), readdirSync(join(at, "plots")).sort());
-  assert.ok(drawn.some(({ name }) => name === "differences.svg"));
+  holds(drawn.some(({ name }) => name === "differences.svg"));
   const shown = new Set<string>();
   for (const { name, svg } of drawn) {
     assert.match(svg, /^<\?xml .*\n<svg xmlns="[^"]+" class="plot"[\s\S]*<\/svg>\n$/, name);
@@ -426,7 +427,7 @@ test("stability: of kept sets and routing between the last two checkpoints", asy
   const { report } = await experiment(spec, options);
   const [moe, mone, still] = report.arms.map(({ runs }) => runs[0].values);
   assert.equal(moe.kept_overlap, undefined);
-  assert.ok(moe.routing_overlap > 0.5 && moe.routing_overlap <= 1);
+  holds(moe.routing_overlap > 0.5 && moe.routing_overlap <= 1);
   assert.ok(mone.kept_overlap > 0.25 && mone.kept_overlap < 1, `${mone.kept_overlap}`);
   assert.equal(still.kept_overlap, 1);
   assert.equal(still.routing_overlap, 1);

@@ -10,6 +10,7 @@ import { encodeGguf, toF16, writeGguf } from "../src/checkpoint/gguf.ts";
 import { writeRandomGguf } from "../src/checkpoint/randomGguf.ts";
 import { UsageError } from "../src/errors.ts";
 import { resolveModelConfig } from "../src/model/config.ts";
+import { holds } from "./support/holds.ts";
 import { readGguf } from "./support/readGguf.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-gguf-test-"));
@@ -44,7 +45,7 @@ test("q8_0 keeps 32 values as a scale and bytes", () => {
   assert.equal(encoded[0] | (encoded[1] << 8), toF16(2 / 127));
   const stored = new Int8Array(encoded.buffer, 2, 32);
   assert.deepEqual([stored[0], stored[16], stored[24], stored[31]], [-127, 0, 64, 119]); // 63.5 and 119.06
-  assert.ok(encoded.subarray(34).every((byte) => byte === 0));
+  holds(encoded.subarray(34).every((byte) => byte === 0));
 });
 
 test("bf16 are the upper halves", () => {

@@ -27,6 +27,7 @@ import { loadModel } from "../src/checkpoint/loadModel.ts";
 import { SafetensorsFile, type TensorSource, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
+import { holds } from "./support/holds.ts";
 
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 const SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -197,7 +198,7 @@ test("a model is fetched into the layout that other tools share, once", async ()
     assert.deepEqual(readFileSync(join(folder, name)), data);
   }
   assert.equal(readFileSync(join(modelFolder(), "refs", "main"), "utf8"), COMMIT);
-  assert.ok(tasks.has(`downloading ${SHARDS[0]}`));
+  holds(tasks.has(`downloading ${SHARDS[0]}`));
   assert.equal(inspectModel(folder).dtypes.length, 1);
 
   requests = [];
@@ -244,8 +245,8 @@ test("what a killed process left is continued", async () => {
   );
   const folder = await fetchModel();
   assert.deepEqual(readFileSync(join(folder, SHARDS[0])), data);
-  assert.ok(requests.some(({ range }) => range === "bytes=500-"));
-  assert.ok(!blobs().some((name) => name.endsWith(".incomplete")));
+  holds(requests.some(({ range }) => range === "bytes=500-"));
+  holds(!blobs().some((name) => name.endsWith(".incomplete")));
 });
 
 for (const name of [SHARDS[0], "config.json"]) {
@@ -263,8 +264,8 @@ for (const name of [SHARDS[0], "config.json"]) {
       name: "RunError",
       message: /has the (SHA-256 checksum|git blob id) .*, not /,
     });
-    assert.ok(!blobs().some((blob) => blob.startsWith(etagOf(name, data))));
-    assert.ok(!existsSync(join(modelFolder(), "refs", "main")));
+    holds(!blobs().some((blob) => blob.startsWith(etagOf(name, data))));
+    holds(!existsSync(join(modelFolder(), "refs", "main")));
     instead = undefined;
     await fetchModel();
   });
@@ -284,7 +285,7 @@ for (const [status, more, expected] of answers) {
       return true;
     };
     await assert.rejects(fetchModel(more), (error: unknown) => {
-      assert.ok(error instanceof RunError || error instanceof UsageError);
+      holds(error instanceof RunError || error instanceof UsageError);
       assert.match(error.message, expected);
       assert.doesNotMatch(error.message, /\n|secret/);
       return true;
@@ -298,7 +299,7 @@ test("the token goes to the hub and to no other host", async () => {
     const isHub = endpoint.endsWith(host);
     assert.equal(authorization, isHub ? "Bearer secret" : undefined, url);
   }
-  assert.ok(requests.some(({ host }) => storage.endsWith(host)));
+  holds(requests.some(({ host }) => storage.endsWith(host)));
 });
 
 test("offline: what the cache has, or a sentence", async () => {
@@ -355,7 +356,7 @@ test("names that lead out of the cache are refused", async () => {
   files.set("model.safetensors.index.json", Buffer.from(index));
   files.set("../../../../evil.safetensors", Buffer.from("evil"));
   await assert.rejects(fetchModel(), { name: "RunError", message: /no \.safetensors file of this folder/ });
-  assert.ok(!requests.some(({ url }) => url.includes("evil")));
+  holds(!requests.some(({ url }) => url.includes("evil")));
 
   instead = (request, response) => {
     if (!request.url?.startsWith("/api/")) return false;

@@ -16,6 +16,7 @@ import { Tape } from "../src/tensor/tape.ts";
 import type { Tensor } from "../src/tensor/tensor.ts";
 import { forwardLoss } from "../src/train/step.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
+import { holds } from "./support/holds.ts";
 
 const BASE: Partial<ModelConfig> = {
   vocab_size: 50,
@@ -129,7 +130,7 @@ test("kept neurons have the same values whatever K is", async () => {
     const all = await hidden(70);
     const some = await hidden(9);
     assert.equal(some.filter((value) => value !== 0).length, 45);
-    for (const [i, value] of some.entries()) assert.ok(value === 0 || value === all[i]);
+    for (const [i, value] of some.entries()) holds(value === 0 || value === all[i]);
     backend.close();
   }
 });
@@ -155,7 +156,7 @@ test("decoding over the cache gives the logits of the full forward pass, alone a
     // Four tokens of the first, then its rest one by one while the second joins.
     const V = model.config.vocab_size;
     const near = (logits: Float32Array, row: number, position: number, at: number) =>
-      assert.ok(
+      holds(
         maxDifference(
           logits.subarray(at * V, at * V + V),
           expected[row].subarray(position * V, position * V + V),

@@ -16,6 +16,7 @@ import { Tape } from "../src/tensor/tape.ts";
 import { Parameter, sizeOf, type Tensor } from "../src/tensor/tensor.ts";
 import { allBackends, maxAbs, maxDifference } from "./support/backends.ts";
 import { readInt32 } from "./support/golden.ts";
+import { holds } from "./support/holds.ts";
 
 const T = 12;
 const D = 16;
@@ -94,7 +95,7 @@ for (const { name: backendName, open } of allBackends) {
       near(await backend.read(layer.routing.weights.buffer, 0, T * A), "expert_weights", 1e-6);
       const ids = await backend.read(layer.routing.ids.buffer, 0, T * A);
       assert.deepEqual([...ids], [...readInt32(file, "expert_ids")]);
-      assert.ok(layer.usage.neurons);
+      holds(layer.usage.neurons);
       const usage = await backend.read(layer.usage.neurons.buffer, 0, 4 * F);
       const keep = file.readBytes("neuron_keep");
       const wantedUsage = new Array<number>(4 * F).fill(0);
@@ -109,7 +110,7 @@ for (const { name: backendName, open } of allBackends) {
       const output = mixtureLayer(whole, weights.x, weights, OPTIONS);
       const sum = whole.keep(linkedSum(whole, output.output, file.readFloat32("R")));
       const { experts, neurons } = output.balanceLoss;
-      assert.ok(experts && neurons);
+      holds(experts && neurons);
       whole.keep(experts);
       whole.keep(neurons);
       whole.backward([
@@ -120,8 +121,8 @@ for (const { name: backendName, open } of allBackends) {
       const [total, lbl, ngLbl] = await Promise.all(
         [sum, experts, neurons].map(async (t) => (await backend.read(t.buffer, 0, 1))[0]),
       );
-      assert.ok(Math.abs(lbl - expected.losses.expert_balance) < 1e-5);
-      assert.ok(Math.abs(total + 0.01 * lbl + 0.01 * ngLbl - expected.losses.objective) < 1e-4);
+      holds(Math.abs(lbl - expected.losses.expert_balance) < 1e-5);
+      holds(Math.abs(total + 0.01 * lbl + 0.01 * ngLbl - expected.losses.objective) < 1e-4);
       for (const [key, parameter] of Object.entries(weights))
         near(await gradient(parameter), `grad.${key}`, 1e-4, true);
       whole.release();
@@ -141,7 +142,7 @@ for (const { name: backendName, open } of allBackends) {
           near(await gradient(weights.gate), `grad.neuron_balance.${variant}.gate`, 1e-4, true);
           near(await gradient(weights.x), `grad.neuron_balance.${variant}.x`, 1e-4, true);
           assert.equal(maxAbs(await gradient(weights.up)), 0, "the neuron loss reaches the gate only");
-          assert.ok(!weights.down.hasGradient);
+          holds(!weights.down.hasGradient);
           alone.release();
         }
       }
@@ -194,7 +195,7 @@ for (const { name: backendName, open } of allBackends) {
       const { output, balanceLoss, usage } = layer(tape);
       const sum = tape.keep(linkedSum(tape, output, R));
       const { neurons } = balanceLoss;
-      assert.ok(neurons && usage.neurons);
+      holds(neurons && usage.neurons);
       const values = await Promise.all([output, tape.keep(neurons), tape.keep(usage.neurons)].map(numbers));
       tape.backward([
         { loss: sum, weight: 1 },

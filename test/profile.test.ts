@@ -10,6 +10,7 @@ import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { resolveTrainConfig } from "../src/train/config.ts";
 import { Trainer } from "../src/train/trainer.ts";
 import { bestBackend } from "./support/backends.ts";
+import { holds } from "./support/holds.ts";
 import { tinyRun, toyText } from "./support/tinyRun.ts";
 
 test("a profiled backend counts calls, passes and operations", async () => {
@@ -32,7 +33,7 @@ test("a profiled backend counts calls, passes and operations", async () => {
     ["linear", "forward", "dense", 2, 96],
     ["linearGradInput", "backward", "dense", 1, 48],
   ]);
-  assert.ok(lines.every(({ seconds }) => seconds >= 0));
+  holds(lines.every(({ seconds }) => seconds >= 0));
   reset();
   assert.deepEqual(report(), []);
   backend.close();

@@ -29,6 +29,7 @@ import {
 import { SafetensorsFile, writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { RunError, UsageError } from "../src/errors.ts";
 import { RunFolder } from "../src/train/runFolder.ts";
+import { holds } from "./support/holds.ts";
 
 // ---- the children
 
@@ -187,7 +188,7 @@ function defineTests(): void {
         ["EROFS", "read-only"],
       ]) {
         await assert.rejects(failWith(errorWithCode(code)), (error: unknown) => {
-          assert.ok(error instanceof RunError);
+          holds(error instanceof RunError);
           assert.ok(
             error.message.includes(words) && error.message.includes(join(parent, "x")),
             error.message,
@@ -340,7 +341,7 @@ function defineTests(): void {
           for (;;) run.appendMetrics({ step: 1, text: "x".repeat(1000) });
         };
         assert.throws(fillDisk, { name: "RunError", message: /no space left .*metrics\.jsonl/ });
-        assert.ok(run.readMetrics().length > 10);
+        holds(run.readMetrics().length > 10);
       } finally {
         execFileSync("umount", [mount]);
       }
@@ -373,7 +374,7 @@ function defineTests(): void {
           metrics,
           Array.from({ length: metrics.length }, (_, i) => i + 1),
         );
-        assert.ok(metrics.length === lastStep || metrics.length === lastStep + 1);
+        holds(metrics.length === lastStep || metrics.length === lastStep + 1);
         if (leftovers().length > 0) interrupted++;
       }
       await kill(next);

@@ -22,6 +22,7 @@ import { sizeOf } from "../src/tensor/tensor.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { allBackends, bestBackend, maxDifference } from "./support/backends.ts";
 import { openModel, readInt32 } from "./support/golden.ts";
+import { holds } from "./support/holds.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-stored-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -115,7 +116,7 @@ test("a checkpoint of bf16 is used in place, and gives what its values give when
     const exact = openModel(path, backend, { num_neurons_per_tok: 5 });
     const [wanted] = await decodeAll(exact, ids, [1]);
     const scale = Math.max(...wanted.map(Math.abs));
-    assert.ok(maxDifference(results[0][0], wanted) < 0.05 * scale);
+    holds(maxDifference(results[0][0], wanted) < 0.05 * scale);
     exact.close();
     backend.close();
   }
@@ -386,6 +387,6 @@ test("the best instruction level of this machine is the one that is used", () =>
   const backend = openBackend({ threads: 1 });
   if (before !== undefined) process.env.MONE_LEVEL = before;
   assert.match(backend.name, new RegExp(`cpu \\(${best},`));
-  assert.ok(Object.values(backend.support).every((support) => support === "native"));
+  holds(Object.values(backend.support).every((support) => support === "native"));
   backend.close();
 });

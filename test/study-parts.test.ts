@@ -14,6 +14,7 @@ import { searchKept } from "../src/study/search.ts";
 import { timeByTurns } from "../src/study/turns.ts";
 import { verdictOf } from "../src/study/verdict.ts";
 import { useOf } from "../src/train/usage.ts";
+import { holds } from "./support/holds.ts";
 
 test("bootstrap intervals of a mean cover the truth about as often as they say", () => {
   const trials = 200;
@@ -93,7 +94,7 @@ test("greedy allocation meets its budget and beats one K where layers differ", (
     );
     assert.ok(costOf(kept) <= costOf([mean, mean, mean]) + 1e-12, `mean ${mean}`);
   }
-  assert.ok(costOf(allocateGreedily(counts, costs, 60)) < 0.5 * costOf([60, 60, 60]));
+  holds(costOf(allocateGreedily(counts, costs, 60)) < 0.5 * costOf([60, 60, 60]));
 });
 
 test("greedy allocation looks beyond one dear step", () => {
@@ -117,7 +118,7 @@ test("histograms: quantiles and shares of a uniform distribution", () => {
     assert.ok(Math.abs(histogram.below(share) - share) < 0.02 * share + 1e-4, `below ${share}`);
   }
   const { first, shares } = histogram.octaves();
-  assert.ok(Math.abs(shares[-1 - first] - 0.5) < 1e-3); // from 1/2 to 1
+  holds(Math.abs(shares[-1 - first] - 0.5) < 1e-3); // from 1/2 to 1
   const edges = new GateHistogram();
   edges.add(Float32Array.of(0, 1e-30, 1e30));
   assert.equal(edges.total, 3);
@@ -125,9 +126,9 @@ test("histograms: quantiles and shares of a uniform distribution", () => {
 
 test("evenness of counts", () => {
   const even = evenness([5, 5, 5, 5]);
-  assert.ok(Math.abs(even.entropy - 1) < 1e-12 && Math.abs(even.gini) < 1e-12 && even.maxOverMean === 1);
+  holds(Math.abs(even.entropy - 1) < 1e-12 && Math.abs(even.gini) < 1e-12 && even.maxOverMean === 1);
   const one = evenness([0, 0, 0, 8]);
-  assert.ok(one.entropy === 0 && Math.abs(one.gini - 0.75) < 1e-12 && one.maxOverMean === 4);
+  holds(one.entropy === 0 && Math.abs(one.gini - 0.75) < 1e-12 && one.maxOverMean === 4);
 });
 
 test("the entropy of counts is one rule in training and in studies, at its edges too", () => {
@@ -175,7 +176,7 @@ test("slower models get shorter turns, still slower ones fewer, in about a minut
     const { turns, tokens, speeds } = await timeByTurns(runners, { now, seconds: 60 });
     assert.deepEqual([turns, tokens], expected, `${count} of ${milliseconds} ms`);
     assert.ok(now() < 70_000, `${count} of ${milliseconds} ms took ${now()} ms`);
-    for (const each of speeds.flat()) assert.ok(Math.abs(each - 1000 / milliseconds) < 1e-9);
+    for (const each of speeds.flat()) holds(Math.abs(each - 1000 / milliseconds) < 1e-9);
   }
 });
 
@@ -188,7 +189,7 @@ test("a machine that becomes slower cuts the turns off, not below two", async ()
     speeds.map(({ length }) => length),
     [turns, turns],
   );
-  assert.ok(tokens > 2);
+  holds(tokens > 2);
 });
 
 test("a verdict says when the speeds that it quotes are unsteady", () => {

@@ -25,6 +25,7 @@ import { study } from "../src/study/study.ts";
 import { readStudyText, type StudyText, type Window } from "../src/study/text.ts";
 import { byteTokenizer } from "../src/text/tokenizer.ts";
 import { bestBackend } from "./support/backends.ts";
+import { holds } from "./support/holds.ts";
 import { toyText, writeToyText } from "./support/tinyRun.ts";
 
 const width = 24;
@@ -114,7 +115,7 @@ for (const name of Object.keys(variants)) {
     assert.equal(total(dense, "agrees"), total(dense, "tokens"));
     for (const other of others) {
       assert.deepEqual(other.windows, dense.windows);
-      assert.ok(other.layerErrors.length > 0 && other.layerErrors.every((error) => error === 0));
+      holds(other.layerErrors.length > 0 && other.layerErrors.every((error) => error === 0));
     }
   });
 
@@ -133,7 +134,7 @@ for (const name of Object.keys(variants)) {
     assert.ok(Math.hypot(...more[0].layerErrors) < error(0), "twice as many neurons");
     assert.ok(error(0) < error(3), "gate against random");
     assert.ok(error(0) < error(4), "gate against static");
-    for (const share of results[0].keptShares) assert.ok(Math.abs(share - kept / width) < 1e-12);
+    for (const share of results[0].keptShares) holds(Math.abs(share - kept / width) < 1e-12);
     // A threshold keeps about as many.
     for (const share of results[5].keptShares)
       assert.ok(Math.abs(share - kept / width) < 0.12, `kept ${share}`);
@@ -148,8 +149,8 @@ test("random pruning depends on the token and not on what else is measured", asy
   const alone = await new Evaluator(model, [text.measured[last]], reference).evaluate(setting, { seed: 3 });
   const other = await new Evaluator(model, [text.measured[last]], reference).evaluate(setting, { seed: 4 });
   // Other sums of products for few rows: the same to rounding.
-  assert.ok(Math.abs(whole.windows[last].loss - alone.windows[0].loss) < 1e-4 * alone.windows[0].loss);
-  assert.ok(Math.abs(other.windows[0].loss - alone.windows[0].loss) > 1e-4);
+  holds(Math.abs(whole.windows[last].loss - alone.windows[0].loss) < 1e-4 * alone.windows[0].loss);
+  holds(Math.abs(other.windows[0].loss - alone.windows[0].loss) > 1e-4);
   model.close();
 });
 
@@ -157,7 +158,7 @@ test("random ranks are uniform and differ by every argument", () => {
   const base = [1, 2, 3, 4, 5] as const;
   const scores = Array.from({ length: 4000 }, (_, j) => randomScore(1, 2, 3, 4, j));
   const mean = scores.reduce((a, b) => a + b, 0) / scores.length;
-  assert.ok(Math.abs(mean - 0.5) < 4 * Math.sqrt(1 / 12 / 4000)); // four standard errors
+  holds(Math.abs(mean - 0.5) < 4 * Math.sqrt(1 / 12 / 4000)); // four standard errors
   for (let i = 0; i < 5; i++) {
     const changed = base.map((value, at) => (at === i ? value + 1 : value)) as [
       number,
@@ -228,7 +229,7 @@ test("padding counts neither in layer errors nor in shares kept", async () => {
       const mean = (32 * long.keptShares[layer] + 2 * short.keptShares[layer]) / 34;
       assert.ok(Math.abs(share - mean) < 1e-9, `${name}, layer ${layer}: ${share}, not ${mean}`);
       const errors = [long, short, both].map(({ layerErrors }) => layerErrors[layer]);
-      assert.ok(errors[2] >= Math.min(...errors.slice(0, 2)) && errors[2] <= Math.max(...errors.slice(0, 2)));
+      holds(errors[2] >= Math.min(...errors.slice(0, 2)) && errors[2] <= Math.max(...errors.slice(0, 2)));
     }
     calibrated.close();
     model.close();
@@ -250,19 +251,19 @@ test("activation statistics of one layer against a count by hand", async () => {
     assert.equal(layer.histograms[0].total, tokens * width);
     assert.equal(layer.pairs, tokens - text.measured.length); // neighbours inside windows
     const statistics = layerStatistics(layer, width, kept);
-    assert.ok(statistics.effectiveNeurons >= 1 && statistics.effectiveNeurons <= width);
-    assert.ok(Math.abs(statistics.histogram.shares.reduce((a, b) => a + b, 0) - 1) < 1e-9);
-    assert.ok((statistics.overlap as number) > 0 && (statistics.overlap as number) <= 1);
-    assert.ok(statistics.quantiles.every((value, i, all) => i === 0 || value >= all[i - 1]));
+    holds(statistics.effectiveNeurons >= 1 && statistics.effectiveNeurons <= width);
+    holds(Math.abs(statistics.histogram.shares.reduce((a, b) => a + b, 0) - 1) < 1e-9);
+    holds((statistics.overlap as number) > 0 && (statistics.overlap as number) <= 1);
+    holds(statistics.quantiles.every((value, i, all) => i === 0 || value >= all[i - 1]));
   }
   model.close();
 });
 
 test("windows respect documents, do not overlap, and calibration is of other documents", () => {
   const all: Window[] = [...text.calibration, ...text.measured];
-  assert.ok(text.calibration.length > 0);
+  holds(text.calibration.length > 0);
   const measured = new Set(text.measured.map(({ document }) => document));
-  assert.ok(text.calibration.every(({ document }) => !measured.has(document)));
+  holds(text.calibration.every(({ document }) => !measured.has(document)));
   for (const [i, { inputs, targets, document, start }] of all.entries()) {
     assert.deepEqual(targets.slice(0, -1), inputs.slice(1));
     const before = all[i - 1];
@@ -302,7 +303,7 @@ test("as much text is taken as was asked for, whatever its documents and lines a
   // One document: its end, though it comes as a list of documents; a line may be longer than what is read.
   const { measured, counts } = await read([`${letters(9000)}END\n`], 400, 100);
   assert.deepEqual(counts, [100, 400]);
-  assert.ok(String.fromCharCode(...measured.flatMap(({ targets }) => [...targets])).endsWith("END\n"));
+  holds(String.fromCharCode(...measured.flatMap(({ targets }) => [...targets])).endsWith("END\n"));
 });
 
 test("settings have stable names, without repetition", () => {
@@ -384,11 +385,11 @@ test("a study, resumed, is the same to the last byte, and its file is applied", 
   }
   assert.match(result.verdict.text, /of neurons/);
   const html = readFileSync(join(out, "report.html"), "utf8");
-  assert.ok(html.includes("<svg") && !html.includes("NaN") && !html.includes("undefined"));
+  holds(html.includes("<svg") && !html.includes("NaN") && !html.includes("undefined"));
   const loaded = await loadModel(model, { neurons: join(out, "study.json"), backend, dtype: "f32" });
   let written = "";
   for await (const piece of loaded.generate("the cat", { maxTokens: 3, seed: 1 })) written += piece;
-  assert.ok(written.length > 0);
+  holds(written.length > 0);
   loaded.close();
   await assert.rejects(study(model, { ...options, shares: [0.2] }), /holds a study of another/);
 });
@@ -419,7 +420,7 @@ test("a loaded model gives the same numbers as its path, stays open, and need no
     onProgress: (task) => tasks.push(task),
   });
   assert.deepEqual(resumed, byPath);
-  assert.ok(!tasks.some((task) => task.startsWith("setting")));
+  holds(!tasks.some((task) => task.startsWith("setting")));
   await loaded.generate("the", { maxTokens: 1, seed: 1 }).next();
   loaded.close();
   const lists = await loadModel(path, { backend, dtype: "f32", neurons: [3, 4, 5] });
@@ -463,9 +464,9 @@ test("another tolerance recommends another K, and its speed is measured anew", a
     tolerance: 1e9,
   });
   assert.equal(unmeasured.kept, 1);
-  assert.ok(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
+  holds(strict.timing.turns >= 2 && strict.timing.tokens >= 2);
   for (const { tokensPerSecond, least, most } of strict.speeds) {
-    assert.ok(least <= tokensPerSecond && tokensPerSecond <= most);
+    holds(least <= tokensPerSecond && tokensPerSecond <= most);
   }
 });
 

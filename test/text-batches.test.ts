@@ -13,6 +13,7 @@ import { type TokenSplit, tokenDatasetFromMemory } from "../src/text/dataset.ts"
 import { tokenizeCorpus } from "../src/text/shards.ts";
 import type { DocumentPart } from "../src/text/textFiles.ts";
 import { byteTokenizer, tokenizerFromJson } from "../src/text/tokenizer.ts";
+import { holds } from "./support/holds.ts";
 
 /** A split whose tokens are 0, 1, 2, ...: a sequence shows where it was taken. */
 function counting(length: number): TokenSplit {
@@ -56,12 +57,12 @@ describe("BatchSampler", () => {
     assert.equal(sampler.windows, 99);
     const starts = range(0, 4 * 99).map((index) => sampler.sequence(index)[0]);
     const offsets = range(0, 4).map((epoch) => starts[epoch * 99] % 10);
-    assert.ok(new Set(offsets).size > 1);
+    holds(new Set(offsets).size > 1);
     const order = (epoch: number) =>
       starts.slice(epoch * 99, (epoch + 1) * 99).map((start) => Math.floor(start / 10));
     assert.notDeepEqual(order(0), order(1));
     // In order, or by a simple rule, neighbours would always be equally far apart.
-    assert.ok(new Set(order(0).map((window, i, all) => window - (all[i - 1] ?? 0))).size > 40);
+    holds(new Set(order(0).map((window, i, all) => window - (all[i - 1] ?? 0))).size > 40);
   });
 
   test("is a function of seed and index, whatever was asked before", () => {
@@ -303,7 +304,7 @@ describe("tokenizeCorpus", () => {
         name: "AbortError",
       },
     );
-    assert.ok(!(await readdir(folder)).includes("index.json"));
+    holds(!(await readdir(folder)).includes("index.json"));
     assert.equal((await tokenizeCorpus(corpus, byteTokenizer(), folder)).train.textBytes, 8);
   });
 });

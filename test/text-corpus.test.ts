@@ -13,6 +13,7 @@ import { gzipSync } from "node:zlib";
 import { trainBpe } from "../src/text/bpeTraining.ts";
 import { type Corpus, type OpenCorpusOptions, openCorpus } from "../src/text/corpus.ts";
 import { download } from "../src/text/download.ts";
+import { holds } from "./support/holds.ts";
 
 let dir: string;
 beforeEach(async () => {
@@ -79,7 +80,7 @@ describe("files", () => {
       parts++;
       for (const id of tokenizer.encode(text)) ids.push(id);
     }
-    assert.ok(parts > 2);
+    holds(parts > 2);
     assert.deepEqual(Uint32Array.from(ids), tokenizer.encode(words));
   });
 
@@ -109,7 +110,7 @@ describe("files", () => {
       await file("almost.txt", Buffer.from(`${"fine ".repeat(100)}\u00e9`, "latin1")),
     );
     assert.match(corpus.notes.join(), /not all UTF-8/);
-    assert.ok((await contents(corpus))[0][1].endsWith("fine \ufffd"));
+    holds((await contents(corpus))[0][1].endsWith("fine \ufffd"));
   });
 
   test("reading can be stopped", async () => {
@@ -212,7 +213,7 @@ describe("downloads", () => {
     answers = next;
     const path = join(dir, "sub", "file.bin");
     await download(`${base}/file.bin`, path, { sha256, size: data.length });
-    assert.ok(!existsSync(`${path}.part`) && !existsSync(`${path}.part.json`));
+    holds(!existsSync(`${path}.part`) && !existsSync(`${path}.part.json`));
     return readFile(path);
   }
   const ranges = () => requests.map((request) => request.headers.range);
@@ -282,7 +283,7 @@ describe("downloads", () => {
       name: "RunError",
       message: /131072 bytes, not the 5/,
     });
-    assert.ok(!existsSync(path) && !existsSync(`${path}.part`));
+    holds(!existsSync(path) && !existsSync(`${path}.part`));
   });
 
   test("say that a server cannot be reached", async () => {
@@ -313,7 +314,7 @@ describe("downloads", () => {
     const stopped = download(`${base}/file.bin`, path, { signal: controller.signal, onProgress });
     await assert.rejects(stopped, { name: "AbortError" });
     assert.equal(done, 50_000);
-    assert.ok(!existsSync(path));
+    holds(!existsSync(path));
     assert.deepEqual(await fetched(whole(data, '"1"')), data);
     assert.equal(ranges().at(-1), "bytes=50000-");
   });

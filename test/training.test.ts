@@ -21,6 +21,7 @@ import { AdamW } from "../src/train/optimizer.ts";
 import { RunFolder } from "../src/train/runFolder.ts";
 import { forwardLoss, trainStep } from "../src/train/step.ts";
 import { bestBackend } from "./support/backends.ts";
+import { holds } from "./support/holds.ts";
 import { tinyRun, toyText, writeToyText } from "./support/tinyRun.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mone-training-"));
@@ -196,8 +197,8 @@ test("the same seed gives the same run, another seed another one, and any number
   const metrics = RunFolder.open(first.out!).readMetrics() as unknown as MetricsRecord[];
   assert.equal(metrics.length, 24);
   assert.ok(metrics[23].loss < metrics[0].loss - 1, "it learns");
-  assert.ok(Math.abs((metrics[0].expertBalance ?? 0) - 1) < 0.5);
-  assert.ok((metrics[0].neuronBalance ?? 0) > 0.9);
+  holds(Math.abs((metrics[0].expertBalance ?? 0) - 1) < 0.5);
+  holds((metrics[0].neuronBalance ?? 0) > 0.9);
 });
 
 test("an aborted run saves, and resumes to the same end; a finished one can be resumed too", async () => {
@@ -297,7 +298,7 @@ test("a run starts from another one's weights, with fewer neurons and further on
 test("a loss that is not finite stops the run and says where", async () => {
   const options = newRun({ learningRate: 1e20, warmup: 0, clip: 0, checkpointEvery: 1 });
   await assert.rejects(train(options), (error: Error) => {
-    assert.ok(error instanceof RunError);
+    holds(error instanceof RunError);
     assert.match(
       error.message,
       /Step \d+ of .* gave loss (NaN|Infinity|-Infinity|[\d.e+]+).*batch from sequence \d+ on.*last good checkpoint is .*step-\d+/,
@@ -389,9 +390,9 @@ test("a comparison trains three arms alike, and resumes with the settings it beg
   assert.equal(mone.parameters.total, moe.parameters.total);
   assert.equal(mone.parameters.activatedExpertsWithGate, moe.parameters.activatedExpertsWithGate / 2);
   assert.equal(control.parameters.activatedExpertsWithGate, moe.parameters.activatedExpertsWithGate / 2);
-  assert.ok(mone.neuronUse && !moe.neuronUse);
+  holds(mone.neuronUse && !moe.neuronUse);
   const page = readFileSync(whole.reportPath, "utf8");
-  for (const { name } of whole.comparison.arms) assert.ok(page.includes(name));
+  for (const { name } of whole.comparison.arms) holds(page.includes(name));
 
   const out = join(folder, "stopped-comparison");
   const controller = new AbortController();
