@@ -53,6 +53,13 @@ const shown: readonly {
     })),
   },
   {
+    experiment: "granularity",
+    differences: ["2", "4"].map((finer) => ({
+      words: `MoNE K = F/4 against MoE, both with experts ${finer} times finer`,
+      arm: `MoNE K = F/4, ${finer} times finer`,
+    })),
+  },
+  {
     experiment: "convert",
     differences: [
       {
