@@ -140,8 +140,8 @@ function typed(found: GgufValues, wanted: StoredDType): Float32Array | Uint16Arr
 }
 
 /**
- * By file name, the texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that tokenizer.json is to
- * be taken as it is.
+ * By file name, the texts of special tokens and the chat template, where renderChat of generation.ts finds them, and that
+ * tokenizer.json is to be taken as it is.
  */
 function companionsOf(file: GgufFile): Record<string, string> {
   const template = file.text("tokenizer.chat_template");
